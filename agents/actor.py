@@ -1,0 +1,146 @@
+"""Batched acting, and the rows it leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dm_env.specs as specs
+import numpy as np
+import tensorflow as tf
+import tree
+
+from agents.algos.algo import Algo
+from agents.learner import AGE
+from pipeline.envs.environment import Done
+from pipeline.rows import Rows
+from pipeline.types import Nest, Params, Step
+from pipeline.writer import Writer
+
+
+def make_rows(algo: Algo, observation_spec: Nest, action_spec: Nest) -> Rows:
+    """The layout of the rows that an `Actor` of this algorithm writes."""
+    extras = {**algo.extras_spec(), AGE: specs.Array((), np.int32)}
+    return Rows(observation_spec, action_spec, extras)
+
+
+class Policy:
+    """`Algo.select_action`, compiled for E lanes; one call serves them all."""
+
+    def __init__(self, algo: Algo, params: Params, observation_spec: Nest, lanes: int, seed: int, training: bool):
+        self._lanes = lanes
+        self._seed = seed
+        self._core = algo.initial_core(lanes)
+        self.calls = 0
+        """part of the random state: every call has a seed of its own"""
+
+        def act(observation: Nest, clock: tf.Tensor, core: Nest) -> tuple[Nest, dict[str, Nest], Nest]:
+            now = params._replace(env_steps=clock[2])
+            return algo.select_action(now, observation, core, clock[:2], training)
+
+        batched = tree.map_structure(lambda spec: tf.TensorSpec([lanes, *spec.shape], spec.dtype), observation_spec)
+        core = tree.map_structure(lambda leaf: tf.TensorSpec(leaf.shape, leaf.dtype), self._core)
+        # The concrete function skips the signature's look-up, about half of the time of so small a call.
+        self._act = tf.function(act).get_concrete_function(batched, tf.TensorSpec([3], tf.int32), core)
+
+    def __call__(self, observation: Nest, env_steps: int) -> tuple[Nest, dict[str, np.ndarray]]:
+        """Arrays [E, ...] -> actions [E, ...] and extras [E, ...], at `env_steps` environment steps."""
+        self.calls += 1
+        clock = tf.constant([self._seed, self.calls, env_steps], tf.int32)
+        observation = tree.map_structure(tf.convert_to_tensor, observation)
+        action, extras, self._core = self._act(observation, clock, self._core)
+        return tree.map_structure(lambda t: t.numpy(), action), {k: v.numpy() for k, v in extras.items()}
+
+
+class Actor:
+    """Acts in E lanes and writes their rows: the seed's `act` and `observe`, for arrays [E, ...]."""
+
+    def __init__(self, policy: Policy, writer: Writer, action_spec: Nest, lanes: int):
+        self._policy = policy
+        self._writer = writer
+        self._action_spec = action_spec
+        self._lanes = lanes
+        self._extras: dict[str, np.ndarray] = {}
+        self._state: Nest = None
+        self._first = np.ones(lanes, bool)
+        self._ended = np.zeros(lanes, bool)
+        self._returns = np.zeros(lanes)
+        self._lengths = np.zeros(lanes, int)
+        self.env_steps = 0
+        self.episodes = 0
+        self.finished: list[tuple[float, int]] = []
+        """return and length of the episodes that ended since someone emptied this list"""
+
+    def act(self, observation: Nest) -> Nest:
+        """The actions [E, ...] for states [E, ...]."""
+        action, self._extras = self._policy(observation, self.env_steps)
+        return action
+
+    def observe(self, last_state: Nest, action: Nest, reward: Any, done: Any, state: Nest, priority: float) -> None:
+        """Writes the row of `last_state`; all arrays are [E, ...], `done` holds values of `Done`.
+
+        The call after a lane's episode ended writes its LAST row: environments spend that step on their reset. A
+        `last_state` that does not follow from the call before means that the environments were reset by hand: the
+        episodes under way are cut there, as truncated.
+        """
+        if self._state is not None and last_state is not self._state and not _same(last_state, self._state):
+            self._cut(priority)
+        live = ~self._ended
+        reward = np.where(live, reward, 0).astype(np.float32)
+        self._write(last_state, action, reward, done != Done.TERMINATED, self._ended, priority)
+        self._state = state
+        self._first = self._ended
+        self._ended = live & (done != Done.NO)
+        self.env_steps += int(np.count_nonzero(live))
+        self._returns += reward
+        self._lengths += live
+        for lane in np.flatnonzero(self._ended):
+            self.finished.append((float(self._returns[lane]), int(self._lengths[lane])))
+            self.episodes += 1
+            self._returns[lane], self._lengths[lane] = 0, 0
+
+    def flush(self) -> None:
+        """Returns once the server holds all that was written; raises WriterError where it does not answer."""
+        self._writer.flush()
+
+    def state(self) -> dict[str, int]:
+        """The counters that a resumed run needs; its lanes start with new episodes."""
+        return {"env_steps": self.env_steps, "episodes": self.episodes, "policy_calls": self._policy.calls}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Takes over the counters of `state`."""
+        self.env_steps, self.episodes = state["env_steps"], state["episodes"]
+        self._policy.calls = state["policy_calls"]
+
+    def _cut(self, priority: float) -> None:
+        """Writes the LAST row of every lane."""
+        action = tree.map_structure(lambda s: np.zeros([self._lanes, *s.shape], s.dtype), self._action_spec)
+        zeros, ended = np.zeros(self._lanes, np.float32), np.ones(self._lanes, bool)
+        self._write(self._state, action, zeros, ended, ended, priority)
+        self._first, self._ended = ended, ~ended
+        self._returns[:], self._lengths[:] = 0, 0
+
+    def _write(
+        self,
+        observation: Nest,
+        action: Nest,
+        reward: np.ndarray,
+        goes_on: np.ndarray,
+        last: np.ndarray,
+        priority: float,
+    ) -> None:
+        if last.any():
+            action = tree.map_structure(lambda a: np.where(last.reshape(-1, *[1] * (a.ndim - 1)), 0, a), action)
+        step = Step(
+            observation=observation,
+            action=tree.map_structure(lambda a, s: a.astype(s.dtype, copy=False), action, self._action_spec),
+            reward=reward,
+            discount=goes_on.astype(np.float32),
+            first=self._first,
+            last=last,
+            extras={**self._extras, AGE: np.full(self._lanes, self.env_steps, np.int32)},
+        )
+        self._writer.append(step, priority)
+
+
+def _same(one: Nest, other: Nest) -> bool:
+    return all(map(np.array_equal, tree.flatten(one), tree.flatten(other)))

@@ -1,0 +1,1 @@
+"""How an action is chosen from what the network says."""

@@ -1,0 +1,1 @@
+"""Returns and losses: pure functions of tensors."""

@@ -1,0 +1,1 @@
+"""The programs, their flags, and what they show."""

@@ -1,0 +1,179 @@
+"""What a run consists of, and how its parts are put together. Imports TensorFlow only to build."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gin
+
+from pipeline.checks import check_positive
+
+if TYPE_CHECKING:
+    import reverb
+    import tensorflow as tf
+
+    from agents.agent import Agent
+    from agents.algos.algo import Algo
+    from agents.evaluator import Evaluator
+    from pipeline.envs.lanes import Lanes
+
+SAMPLE_TIMEOUT_MS = 60_000
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The settings of a run that belong to no part of it. Steps are environment steps."""
+
+    environment: str = ""
+    """a name that pipeline/envs/make.py knows"""
+    algo: str = ""
+    """a name of agents/algos"""
+    lanes: int = 8
+    """environments stepped together"""
+    train_steps: int = 50_000
+    seed: int = 0
+    """of parameters, actions and environments; replay through Reverb cannot be seeded"""
+    eval_period: int = 5_000
+    """steps between two evaluations"""
+    eval_episodes: int = 20
+    """of each evaluation during training"""
+    test_episodes: int = 100
+    """of the evaluation at the end"""
+    log_period: int = 1_000
+    """steps between two points in TensorBoard"""
+    checkpoint_period: float = 60.0
+    """seconds between two checkpoints; one is also written with every best evaluation, and at the end"""
+    kept_checkpoints: int = 3
+    """the newest ones; the best is kept beside them"""
+
+    def __post_init__(self) -> None:
+        values = dataclasses.asdict(self)
+        check_positive("Experiment", **{k: v for k, v in values.items() if isinstance(v, int | float) and k != "seed"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A run's parts, put together and ready."""
+
+    experiment: Experiment
+    algo: Algo
+    lanes: Lanes
+    server: reverb.Server
+    client: reverb.Client
+    agent: Agent
+    evaluator: Evaluator
+    tester: Evaluator
+
+    def checkpoint(self) -> tf.train.Checkpoint:
+        """The learner's state."""
+        return self.agent.learner.checkpoint()
+
+    def close(self) -> None:
+        """Ends environments and server."""
+        self.lanes.close()
+        self.server.stop()
+
+
+class Plan:
+    """An experiment whose classes are imported and whose settings are valid, before anything is started or written."""
+
+    def __init__(self, sys: str, tpu: str = ""):
+        """`sys`, `tpu`: where to learn, as the flags say. Everything else comes from gin."""
+        import tensorflow as tf
+
+        from agents.actor import make_rows
+        from agents.algos.registry import ALGOS
+        from agents.learner import make_strategy
+        from pipeline.dataset import check_divides
+        from pipeline.envs.lanes import Lanes
+        from pipeline.envs.make import make
+        from servers import tables
+        from servers.memory.registry import MEMORIES
+
+        # Small networks lose more time by handing work between threads than they win.
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        self.experiment = experiment = gin.get_configurable(Experiment)()
+        self.algo = ALGOS.get(experiment.algo)()
+        self.data = self.algo.data()
+        self.memory = MEMORIES.get(self.data.memory)()
+        self.strategy = make_strategy(sys, tpu)
+        self.lanes = Lanes.make(lambda: make(experiment.environment), experiment.lanes)
+        self.rows = make_rows(self.algo, self.lanes.observation_spec, self.lanes.action_spec)
+        check_divides(self.data, self.memory, experiment.lanes, self.strategy.num_replicas_in_sync)
+        self.replay_bytes = tables.budget(self.data, self.memory, self.rows, experiment.lanes)
+        tables.check_budget(self.replay_bytes)
+
+    def build(self, scratch: Path, port: int | None = None, replay: Path | None = None) -> Parts:
+        """Starts the Reverb server (with the contents of `replay`) and puts the parts together.
+
+        `scratch`: a folder for Reverb's own checkpoints.
+        """
+        import reverb
+        import tensorflow as tf
+
+        from agents.actor import Actor, Policy
+        from agents.agent import Agent
+        from agents.evaluator import Evaluator
+        from agents.learner import Learner
+        from pipeline.dataset import dataset
+        from pipeline.envs.make import make
+        from pipeline.writer import Writer
+        from servers import tables
+
+        experiment, algo, data, memory = self.experiment, self.algo, self.data, self.memory
+        observation_spec, action_spec = self.lanes.observation_spec, self.lanes.action_spec
+        tf.keras.utils.set_random_seed(experiment.seed)
+        signature = tables.signature(self.rows, data.window, experiment.lanes if memory.blocks else None)
+        table = memory.table(tables.TABLE, data, experiment.lanes, signature)
+        server = tables.serve(table, scratch, replay, port)
+        address = f"localhost:{server.port}"
+
+        def make_dataset(batches: int, replicas: int) -> tf.data.Dataset:
+            return dataset(
+                address,
+                tables.TABLE,
+                self.rows,
+                data,
+                memory,
+                lanes=experiment.lanes,
+                signature=signature,
+                batches=batches,
+                replicas=replicas,
+                timeout_ms=SAMPLE_TIMEOUT_MS,
+            )
+
+        learner = gin.get_configurable(Learner)(
+            algo,
+            memory,
+            self.strategy,
+            observation_spec,
+            action_spec,
+            experiment.train_steps,
+            experiment.seed,
+        )
+        learner.connect(make_dataset, address, tables.TABLE)
+        client = reverb.Client(address)
+        writer = Writer(
+            client, tables.TABLE, self.rows, experiment.lanes, data.window, data.period, blocks=memory.blocks
+        )
+        policy = Policy(algo, learner.params, observation_spec, experiment.lanes, experiment.seed, training=True)
+        actor = Actor(policy, writer, action_spec, experiment.lanes)
+        agent = gin.get_configurable(Agent)(algo, actor, learner, experiment.lanes)
+
+        def evaluator(episodes: int, salt: int) -> Evaluator:
+            maker = lambda: make(experiment.environment)  # noqa: E731
+            return Evaluator(algo, learner.params, maker, episodes, experiment.seed + salt)
+
+        return Parts(
+            experiment,
+            algo,
+            self.lanes,
+            server,
+            client,
+            agent,
+            evaluator=evaluator(experiment.eval_episodes, 1_000_000),
+            tester=evaluator(experiment.test_episodes, 2_000_000),
+        )

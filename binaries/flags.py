@@ -1,0 +1,105 @@
+"""The command-line flags of every program, and the one place where they become settings. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+from absl import flags
+
+from binaries import settings
+from binaries.experiment import Experiment
+from pipeline import index
+from pipeline.envs.environment import action_kind
+from pipeline.envs.make import make
+from pipeline.types import UserError
+
+FLAGS = flags.FLAGS
+
+flags.DEFINE_enum("sys", "local", ["local", "tpu"], "where to learn: this machine's CPU or GPUs, or a TPU")
+flags.DEFINE_string("tpu", "", "the TPU's name, with --sys=tpu")
+flags.DEFINE_string("hparams", None, "the hyper-parameters: names in configs/, joined by - (later ones win)")
+flags.DEFINE_multi_string("hparam_override", [], "a setting, e.g. DQN.learning_rate=1e-3; may be repeated")
+flags.DEFINE_string("output_dir", None, "the run's folder: TensorBoard, checkpoints, configuration, logs")
+flags.DEFINE_string("env", None, "the environment, e.g. CartPole-v1, gymnasium:Acrobot-v1 or module:Id-v0")
+flags.DEFINE_integer("train_steps", None, "environment steps of training", lower_bound=1)
+flags.DEFINE_integer("eval_episodes", None, "episodes of each evaluation during training", lower_bound=1)
+flags.DEFINE_integer("test_episodes", None, "episodes of the evaluation at the end", lower_bound=1)
+flags.DEFINE_integer("seed", None, "of parameters, actions and environments", lower_bound=0)
+flags.DEFINE_integer("port", 0, "the replay server's port; 0: any free one", lower_bound=0, upper_bound=65535)
+
+SETTINGS = {
+    "env": "environment",
+    "train_steps": "train_steps",
+    "eval_episodes": "eval_episodes",
+    "test_episodes": "test_episodes",
+    "seed": "seed",
+}
+"""flags that are settings of the Experiment"""
+
+
+class Command(NamedTuple):
+    """What a command line asks for."""
+
+    settings: dict[str, settings.Binding]
+    experiment: Experiment
+    flags: dict[str, Any]
+
+
+def parse(argv: list[str]) -> Command:
+    """Reads the command line and everything it names; raises UserError before TensorFlow is imported."""
+    try:
+        rest = FLAGS(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = FLAGS.flags_by_module_dict()[__name__] + FLAGS.flags_by_module_dict().get("__main__", [])
+        raise UserError(
+            f"There is no flag --{error.flagname}; {index.near(error.flagname, [f.name for f in known])}"
+        ) from error
+    except flags.Error as error:
+        raise UserError(f"{str(error).splitlines()[0].rstrip('.')}.") from error
+    if rest:
+        raise UserError(f"'{rest[0]}' is no flag: flags are written --name=value.")
+    if not FLAGS.hparams:
+        raise UserError("No hyper-parameters were chosen: add --hparams=NAME, for example --hparams=dqn_cartpole.")
+    values = {f"Experiment.{field}={name}": FLAGS[name].value for name, field in SETTINGS.items()}
+    merged = settings.read(
+        FLAGS.hparams,
+        [text for line in FLAGS.hparam_override for text in line.split(";")],
+        {key: value for key, value in values.items() if value is not None},
+    )
+    experiment = Experiment(**{b.parameter: b.value for b in merged.values() if b.owner == "Experiment"})
+    _check_experiment(experiment)
+    return Command(merged, experiment, {name: FLAGS[name].value for name in _names()})
+
+
+def _names() -> list[str]:
+    return [flag.name for flag in FLAGS.flags_by_module_dict()[__name__]]
+
+
+def _check_experiment(experiment: Experiment) -> None:
+    """That algorithm and environment exist and fit each other."""
+    if not experiment.environment:
+        raise UserError("No environment was chosen: add --env=ID, or hyper-parameters that name one.")
+    algos = {entry.name: entry for entry in index.scan("agents.algos")}
+    if experiment.algo not in algos:
+        raise UserError(f"There is no algorithm '{experiment.algo}'; {index.near(experiment.algo, algos)}")
+    environment = make(experiment.environment)
+    kind = action_kind(environment.action_spec)
+    environment.close()
+    served = algos[experiment.algo].constants["action_kind"]
+    if kind != served:
+        raise UserError(
+            f"Algorithm '{experiment.algo}' serves {served} actions, and those of {experiment.environment} are {kind}:"
+            " choose another algorithm or environment."
+        )
+
+
+def main(program: Callable[[list[str]], int]) -> NoReturn:
+    """Runs `program(argv)` and ends the process; a UserError is one sentence on stderr, and code 2."""
+    try:
+        code = program(sys.argv)
+    except UserError as error:
+        print(f"{sys.argv[0].rpartition('/')[2]}: {settings.without_gin(str(error))}", file=sys.stderr)
+        code = 2
+    sys.exit(code)

@@ -1,0 +1,124 @@
+"""What a run's folder holds, and whether a command may continue in it. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from binaries.settings import Binding
+from pipeline.index import ROOT
+from pipeline.types import UserError
+
+RUN = "run.json"
+OPERATIVE = "operative_config.gin"
+NATIVE_LOG = "native.log"
+RESULTS = "results.jsonl"
+
+MAY_CHANGE = {
+    f"Experiment.{name}"
+    for name in (
+        "train_steps",
+        "eval_period",
+        "eval_episodes",
+        "test_episodes",
+        "log_period",
+        "checkpoint_period",
+        "kept_checkpoints",
+    )
+}
+"""settings that a resumed run may change: they alter what is reported, or how long it goes on"""
+VERSIONS = ("tensorflow", "dm-reverb", "gym", "gymnasium", "numpy", "gin-config")
+
+
+class RunFolder:
+    """The folder of one run: configuration, TensorBoard, checkpoints, logs, results."""
+
+    def __init__(self, path: str, settings: Mapping[str, Binding]):
+        """Checks that a run with `settings` can start or continue at `path`; writes nothing. Raises UserError."""
+        if not path:
+            raise UserError("No folder was chosen for the run: add --output_dir=FOLDER.")
+        self.path = Path(path).expanduser().absolute()
+        self._settings = {name: repr(binding.value) for name, binding in settings.items()}
+        self._check_writable()
+        self._check_same_experiment()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the units of state are."""
+        return self.path / "checkpoints"
+
+    def write(self, flags: Mapping[str, Any], operative_config: str) -> None:
+        """Records what this run is: flags, settings, versions, git commit, operative configuration."""
+        record = {
+            "settings": self._settings,
+            "flags": flags,
+            "versions": {name: importlib.metadata.version(name) for name in VERSIONS}
+            | {"python": platform.python_version()},
+            "git_commit": _git_commit(),
+        }
+        _replace(self.path / OPERATIVE, operative_config)
+        _replace(self.path / RUN, json.dumps(record, indent=1) + "\n")
+
+    def append_result(self, **result: Any) -> None:
+        """Adds one line to results.jsonl."""
+        with (self.path / RESULTS).open("a") as stream:
+            stream.write(json.dumps(result) + "\n")
+
+    def _check_writable(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--output_dir={self.path} is a file: name a folder.")
+        parent = next(p for p in (self.path, *self.path.parents) if p.exists())
+        try:
+            # Asking is not enough: for root, or on a read-only disk, only trying tells.
+            with tempfile.TemporaryFile(dir=parent):
+                pass
+        except OSError as error:
+            raise UserError(f"--output_dir={self.path} cannot be written ({error.strerror}).") from error
+
+    def _check_same_experiment(self) -> None:
+        if not (self.path / RUN).exists():
+            return
+        try:
+            before = json.loads((self.path / RUN).read_text())["settings"]
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{self.path / RUN} cannot be read ({error}): choose another --output_dir.") from error
+        names = sorted(before.keys() | self._settings.keys())
+        different = [n for n in names if before.get(n) != self._settings.get(n) and n not in MAY_CHANGE]
+        if different:
+            name = different[0]
+            more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+            raise UserError(
+                f"{self.path} holds another experiment's run: {name} was {before.get(name, 'not set')} there and is"
+                f" {self._settings.get(name, 'not set')} here{more}; choose another --output_dir."
+            )
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _git_commit() -> str:
+    """The checkout's commit, with '+changes' where files differ from it; '' outside git."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return commit + ("+changes" if changes else "")

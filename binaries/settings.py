@@ -1,0 +1,180 @@
+"""A run's settings: gin files, overrides and flags, merged and checked. Imports no TensorFlow.
+
+Later settings win: the files of --hparams from left to right (each after the files it includes), then
+--hparam_override, then flags.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gin
+import typeguard
+from gin import config_parser
+
+from configs import registry as configs
+from pipeline import index
+from pipeline.types import UserError
+
+PACKAGES = (
+    "pipeline.envs",
+    "servers.memory",
+    "agents",
+    "agents.models",
+    "agents.algos",
+    "agents.algos.act_select",
+    "agents.algos.grad_comp",
+    "binaries",
+)
+"""where configurable classes live"""
+
+
+class Binding(NamedTuple):
+    """One setting."""
+
+    owner: str
+    """the class, as gin writes it: 'DQN'"""
+    parameter: str
+    value: Any
+    """a Python literal, or a `Reference`"""
+    origin: str
+    """where it was set: 'dqn.gin:4', '--hparam_override', '--env'"""
+
+    @property
+    def name(self) -> str:
+        """'DQN.gamma'"""
+        return f"{self.owner}.{self.parameter}"
+
+
+class Reference(str):
+    """A gin reference (@Class, %macro); only gin knows its value."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class _Delegate(config_parser.ParserDelegate):
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Any:
+        return Reference(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
+
+    def macro(self, macro_name: str) -> Any:
+        return Reference(f"%{macro_name}")
+
+
+def read_bindings(text: str, origin: str, included: set[Path] | None = None) -> list[Binding]:
+    """The bindings in gin `text`, those of included files first; a file is included once only."""
+    bindings: list[Binding] = []
+    parser = config_parser.ConfigParser(text, _Delegate())
+    try:
+        for statement in parser:
+            if isinstance(statement, config_parser.IncludeStatement):
+                bindings += _read_file(Path(statement.filename).stem, set() if included is None else included)
+            elif isinstance(statement, config_parser.BindingStatement):
+                owner = "/".join(filter(None, [statement.scope, statement.selector]))
+                place = f"{origin}:{statement.location.line_num}" if origin.endswith(".gin") else origin
+                bindings.append(Binding(owner, statement.arg_name, statement.value, place))
+    except (SyntaxError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{origin}: '{text.strip().splitlines()[0]}' is no setting ({reason}); write Class.name=value."
+        ) from error
+    return bindings
+
+
+def _read_file(name: str, included: set[Path]) -> list[Binding]:
+    path = configs.path(name)
+    if path in included:
+        return []
+    included.add(path)
+    return read_bindings(path.read_text(), path.name, included)
+
+
+def read(hparams: str, overrides: Iterable[str], flags: dict[str, Any]) -> dict[str, Binding]:
+    """The merged settings by name ('DQN.gamma'), checked against the classes' parameters and types.
+
+    `hparams`: names joined by '-'. `overrides`: 'Class.name=value' texts. `flags`: 'Class.name' -> value, with the
+    flag's own name as 'Class.name=flag'. Raises UserError with the near names for what does not exist.
+    """
+    included: set[Path] = set()
+    bindings: list[Binding] = []
+    for name in hparams.split("-"):
+        bindings += _read_file(name, included)
+    for text in overrides:
+        bindings += read_bindings(text, "--hparam_override")
+    for key, value in flags.items():
+        target, _, flag = key.partition("=")
+        owner, parameter = target.split(".")
+        bindings.append(Binding(owner, parameter, value, f"--{flag}"))
+    for binding in bindings:
+        _check(binding)
+    return {binding.name: binding for binding in bindings}
+
+
+def entries() -> dict[str, index.Entry]:
+    """Every configurable class by its name."""
+    return {entry.class_name: entry for package in PACKAGES for entry in index.scan(package)}
+
+
+def _check(binding: Binding) -> None:
+    known = entries()
+    owner = binding.owner.rpartition("/")[2]
+    if owner not in known:
+        raise UserError(f"{binding.origin}: there is no class '{owner}' to configure; {index.near(owner, known)}")
+    parameters = known[owner].parameters
+    if binding.parameter not in parameters:
+        raise UserError(
+            f"{binding.origin}: {owner} has no parameter '{binding.parameter}';"
+            f" {index.near(binding.parameter, parameters)}"
+        )
+    if isinstance(binding.value, Reference):
+        return
+    annotation = parameters[binding.parameter]
+    if not _fits(binding.value, annotation):
+        raise UserError(f"{binding.origin}: {binding.name} is {binding.value!r}: it must be of type {annotation}.")
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    if isinstance(value, bool) and "bool" not in annotation:
+        return False
+    if isinstance(value, list):
+        value = tuple(value)
+    # Annotations of settings name built-in types only, so that they can be read without importing the class.
+    try:
+        typeguard.check_type(value, eval(annotation, {"__builtins__": __builtins__}))
+    except typeguard.TypeCheckError:
+        return False
+    return True
+
+
+def apply(settings: dict[str, Binding]) -> None:
+    """Imports the classes that are configured and hands the settings to gin: constructors read them from then on."""
+    known = entries()
+    for binding in settings.values():
+        importlib.import_module(known[binding.owner.rpartition("/")[2]].module)
+    gin.clear_config()
+    gin.parse_config([f"{binding.name} = {binding.value!r}" for binding in settings.values()])
+
+
+def check_all_read(settings: dict[str, Binding]) -> None:
+    """Raises UserError where a setting's class is no part of the run that was built."""
+    used = {f"{b.owner}.{b.parameter}" for b in read_bindings(operative(), "gin")}
+    for binding in settings.values():
+        if binding.name not in used:
+            raise UserError(
+                f"{binding.origin}: nothing reads {binding.name}, because {binding.owner} is no part of this run;"
+                f" {index.near(binding.name, used)}"
+            )
+
+
+def operative() -> str:
+    """Every parameter, defaults included, of the classes that the run is built from, as a gin file."""
+    return gin.operative_config_str()
+
+
+def without_gin(text: str) -> str:
+    """A UserError's sentence without what gin adds to it."""
+    return re.sub(r"\s*\n\s*In call to configurable.*", "", text, flags=re.DOTALL)

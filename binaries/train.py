@@ -1,0 +1,228 @@
+"""Trains, evaluates and tests an agent in one process, with an embedded replay server."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from binaries import console, flags, settings
+from binaries.experiment import Parts, Plan
+from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder
+from pipeline.types import UserError
+from servers.checkpoint import Checkpoints, Unit
+
+
+class Run:
+    """The seed's loop over lanes, and what surrounds it: evaluation, checkpoints, TensorBoard, progress."""
+
+    def __init__(self, parts: Parts, folder: RunFolder, checkpoints: Checkpoints):
+        from binaries.summaries import Summaries
+
+        self._parts = parts
+        self._experiment = parts.experiment
+        self._agent = parts.agent
+        self._folder = folder
+        self._checkpoints = checkpoints
+        self._summaries = Summaries(folder.path)
+        self._saved = time.monotonic()
+        self._logged = (time.monotonic(), 0, 0)
+        self._returns: list[float] = []
+        self._stop_signal: int | None = None
+        self._progress: console.Progress
+
+    @property
+    def _steps(self) -> int:
+        return self._agent.actor.env_steps
+
+    def restore(self, unit: Unit) -> None:
+        """Takes over the state of a checkpoint; the replay's contents were restored by the server."""
+        self._parts.checkpoint().read(str(unit.path / "learner")).assert_consumed()
+        self._agent.learner.restored()
+        self._agent.actor.restore(unit.state)
+        print(f"Resuming at {unit.step:,} environment steps from {unit.path}", flush=True)
+
+    def train(self) -> bool:
+        """Trains to the last step; returns whether it got there (False: a signal asked it to stop)."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        experiment, agent, lanes = self._experiment, self._agent, self._parts.lanes
+        self._progress = console.Progress(experiment.train_steps, self._steps, agent.learner.updates)
+        self._logged = (time.monotonic(), self._steps, agent.learner.updates)
+        next_log = _next(self._steps, experiment.log_period)
+        next_evaluation = _next(self._steps, experiment.eval_period)
+        # A resumed run starts new episodes, with seeds that it has not used before.
+        state = lanes.reset(experiment.seed + self._steps)
+        while self._steps < experiment.train_steps and self._stop_signal is None:
+            last_state = state
+            action = agent.act(state)
+            state, reward, done = lanes.step(action)
+            agent.observe(last_state, action, reward, done, state)
+            agent.update()
+            if self._steps >= next_log:
+                self._log()
+                next_log = _next(self._steps, experiment.log_period)
+            if self._steps >= next_evaluation:
+                self._evaluate()
+                next_evaluation = _next(self._steps, experiment.eval_period)
+            if time.monotonic() - self._saved > experiment.checkpoint_period:
+                self._save()
+            if self._progress.due():
+                self._progress.show(self._steps, agent.learner.updates, self._recent_return())
+        self._save()
+        self._summaries.flush()
+        return self._stop_signal is None
+
+    def test(self) -> None:
+        """The evaluation at the end."""
+        returns = self._parts.tester.run()
+        self._report("test", returns)
+        print(
+            f"{self._experiment.environment} after {self._steps:,} steps:"
+            f" {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)} greedy episodes",
+            flush=True,
+        )
+
+    def show_settings_in_tensorboard(self, operative: str) -> None:
+        """Adds the operative configuration as text."""
+        self._summaries.config(self._steps, operative)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        del frame
+        self._stop_signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def _evaluate(self) -> None:
+        returns = self._parts.evaluator.run()
+        self._report("eval", returns)
+        self._progress.say(
+            f"evaluation at {self._steps:,} steps: {returns.mean():.1f} +- {returns.std():.1f}"
+            f" over {len(returns)} episodes"
+        )
+        if returns.mean() > self._checkpoints.best_score():
+            self._save(score=float(returns.mean()))
+
+    def _report(self, kind: str, returns) -> None:
+        self._folder.append_result(
+            kind=kind,
+            env_steps=self._steps,
+            updates=self._agent.learner.updates,
+            mean_return=float(returns.mean()),
+            std_return=float(returns.std()),
+            episodes=len(returns),
+        )
+        name = "episode_return" if kind == "eval" else f"{kind}/episode_return"
+        self._summaries.scalars("eval", self._steps, {name: returns.mean(), f"{name}_std": returns.std()})
+
+    def _save(self, score: float | None = None) -> None:
+        """Writes everything that a resumed run needs as one unit."""
+
+        def write(folder: Path) -> None:
+            self._agent.actor.flush()
+            self._parts.checkpoint().write(str(folder / "learner"))
+            shutil.move(self._parts.client.checkpoint(), folder / "replay")
+
+        try:
+            self._checkpoints.save(self._steps, write, self._agent.actor.state(), score)
+        except OSError as error:
+            self._progress.say(f"WARNING: no checkpoint at {self._steps:,} steps ({error}); the one before stands.")
+        self._saved = time.monotonic()
+
+    def _log(self) -> None:
+        import tensorflow as tf
+
+        from binaries.summaries import resident_megabytes
+
+        agent = self._agent
+        now = (time.monotonic(), self._steps, agent.learner.updates)
+        seconds, steps, updates = (a - b for a, b in zip(now, self._logged, strict=True))
+        self._logged = now
+        finished, agent.actor.finished = agent.actor.finished, []
+        values = {f"learner/{name}": value for name, value in agent.metrics.items()}
+        values |= {name: float(v) for name, v in agent.algo.acting_metrics(tf.constant(self._steps)).items()}
+        values |= {
+            "speed/env_steps_per_second": steps / seconds,
+            "speed/updates_per_second": updates / seconds,
+            "replay/updates_per_env_step": agent.learner.updates / self._steps,
+            "replay/samples_per_insert": agent.learner.updates * agent.algo.data().batch_size / self._steps,
+            "memory/resident_megabytes": resident_megabytes(),
+        }
+        if finished:
+            self._returns = [*self._returns, *(r for r, _ in finished)][-100:]
+            values["episode_return"] = sum(r for r, _ in finished) / len(finished)
+            values["episode_length"] = sum(length for _, length in finished) / len(finished)
+        self._summaries.scalars("train", self._steps, values)
+
+    def _recent_return(self) -> float | None:
+        recent = [*self._returns, *(r for r, _ in self._agent.actor.finished)][-20:]
+        return sum(recent) / len(recent) if recent else None
+
+
+def _next(now: int, period: int) -> int:
+    return (now // period + 1) * period
+
+
+def _show(command: flags.Command, folder: RunFolder, plan: Plan) -> None:
+    """Says what is about to run, and where each setting came from."""
+    print(f"{plan.experiment.algo} on {plan.experiment.environment}, in {folder.path}")
+    width = max(map(len, command.settings))
+    for name, binding in sorted(command.settings.items()):
+        print(f"  {name:<{width}}  {binding.value!r:<14}  {binding.origin}")
+    print(f"  everything else has its default: {folder.path / OPERATIVE}")
+    print(
+        f"Replay: {plan.data.memory}, {plan.data.size:,} windows of {plan.data.window} rows of"
+        f" {plan.rows.row_bytes()} bytes: at most {plan.replay_bytes / 2**20:,.0f} MiB of memory",
+        flush=True,
+    )
+
+
+def main(argv: list[str]) -> int:
+    command = flags.parse(argv)
+    folder = RunFolder(command.flags["output_dir"], command.settings)
+    port = command.flags["port"]
+    if port:
+        from servers.ports import check_port
+
+        check_port(port)
+    log = console.NativeLog()
+    from agents.learner import LearnerError
+    from pipeline.writer import WriterError
+
+    settings.apply(command.settings)
+    plan = Plan(command.flags["sys"], command.flags["tpu"])
+    checkpoints = Checkpoints(folder.checkpoints, plan.experiment.kept_checkpoints, warn=print)
+    unit = checkpoints.latest()
+    parts = plan.build(folder.checkpoints / "replay.new", port or None, None if unit is None else unit.path / "replay")
+    try:
+        settings.check_all_read(command.settings)
+    except UserError:
+        parts.close()
+        raise
+    folder.path.mkdir(parents=True, exist_ok=True)
+    log.keep(folder.path / NATIVE_LOG)
+    operative = settings.operative()
+    folder.write(command.flags, operative)
+    _show(command, folder, plan)
+    run = Run(parts, folder, checkpoints)
+    try:
+        if unit is not None:
+            run.restore(unit)
+        run.show_settings_in_tensorboard(operative)
+        finished = run.train()
+        if finished:
+            run.test()
+            print(f"TensorBoard: ./run tensorboard --logdir={folder.path}\nCheckpoints: {folder.checkpoints}")
+        else:
+            print(f"Stopped and saved; the same command goes on from here. Checkpoints: {folder.checkpoints}")
+    except (LearnerError, WriterError) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    finally:
+        parts.close()
+    return 0
+
+
+if __name__ == "__main__":
+    flags.main(main)

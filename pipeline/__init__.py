@@ -1,0 +1,1 @@
+"""The data's way: environments, rows, writer, dataset."""

@@ -1,0 +1,1 @@
+"""The environments and what makes them by name."""

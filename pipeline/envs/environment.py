@@ -1,0 +1,69 @@
+"""The Environment that agents meet: reset -> state; step -> state, reward, done."""
+
+from __future__ import annotations
+
+import abc
+import enum
+from typing import Any
+
+import numpy as np
+import tree
+
+from pipeline.types import Nest
+
+
+class Done(enum.IntEnum):
+    """Whether, and how, an episode ended: false while it goes on."""
+
+    NO = 0
+    TERMINATED = 1
+    """the task is over: nothing can be earned after this state"""
+    TRUNCATED = 2
+    """the episode was cut, by a time limit for example: the final state still has a value"""
+
+
+class Environment(abc.ABC):
+    """One environment. It starts the next episode by itself.
+
+    The step after the one that ended an episode ignores its action and returns the first state of the next
+    episode, with reward 0 and `Done.NO`; so the true final state is never lost, and many environments stay in step.
+    """
+
+    observation_spec: Nest
+    """`dm_env.specs` of one state"""
+    action_spec: Nest
+    """`dm_env.specs` of one action"""
+    _ended = True
+
+    def reset(self, seed: int | None = None) -> Nest:
+        """Starts an episode and returns its first state; with `seed`, all randomness starts anew."""
+        self._ended = False
+        return self._begin(seed)
+
+    def step(self, action: Nest) -> tuple[Nest, Any, Any]:
+        """Returns the next state, the reward (a float) and whether the episode ended with it (a `Done`)."""
+        if self._ended:
+            return self.reset(), 0.0, Done.NO
+        state, reward, done = self._advance(action)
+        self._ended = bool(done)
+        return state, reward, done
+
+    def close(self) -> None:  # noqa: B027 most environments hold nothing
+        """Frees windows and processes."""
+
+    @abc.abstractmethod
+    def _begin(self, seed: int | None) -> Nest:
+        """Starts an episode."""
+
+    @abc.abstractmethod
+    def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
+        """Takes one step inside an episode."""
+
+
+def action_kind(action_spec: Nest) -> str:
+    """'discrete' (one of n), 'continuous' (reals), 'multi-discrete' (a vector of integers) or 'nested' (several)."""
+    if tree.is_nested(action_spec):
+        return "nested"
+    if hasattr(action_spec, "num_values"):
+        return "discrete"
+    return "continuous" if np.issubdtype(action_spec.dtype, np.floating) else "multi-discrete"

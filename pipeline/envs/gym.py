@@ -1,0 +1,117 @@
+"""Any environment of gym 0.23 or of gymnasium, by id."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import dm_env.specs as specs
+import numpy as np
+
+from pipeline import index
+from pipeline.envs.environment import Done, Environment
+from pipeline.envs.registry import ENVIRONMENTS
+from pipeline.types import Nest, UserError
+
+LIBRARIES = ("gym", "gymnasium")
+
+
+def find(environment_id: str) -> tuple[str, str]:
+    """The library that knows `environment_id`, and its id there.
+
+    Ids: 'CartPole-v1' (gym first, then gymnasium), 'gymnasium:CartPole-v1', 'module:Id-v0' (imports the module).
+    Raises UserError, with the near ids, where none knows it.
+    """
+    prefix, _, name = environment_id.rpartition(":")
+    libraries = LIBRARIES
+    if prefix in LIBRARIES:
+        libraries = (prefix,)
+    elif prefix:
+        try:
+            importlib.import_module(prefix)
+        except ImportError as error:
+            raise UserError(f"Environment '{environment_id}': {error}.") from error
+    known: set[str] = set()
+    for library in libraries:
+        ids = _ids(library)
+        if name in ids:
+            return library, name
+        known |= ids
+    raise UserError(f"There is no environment '{environment_id}'; {index.near(name, known)}")
+
+
+def _library(name: str) -> Any:
+    if name == "gym":
+        # gym 0.23 prints a notice about its age on every import.
+        importlib.import_module("gym_notices.notices").notices.clear()
+    return importlib.import_module(name)
+
+
+def _ids(library: str) -> set[str]:
+    registry = _library(library).envs.registry
+    return set(registry.env_specs if hasattr(registry, "env_specs") else registry)
+
+
+@ENVIRONMENTS.register("gym")
+class GymEnvironment(Environment):
+    """One environment of gym or gymnasium, with either's reset and step."""
+
+    def __init__(self, environment_id: str):
+        library, name = find(environment_id)
+        options = {"disable_env_checker": True} if library == "gymnasium" else {}
+        try:
+            self._environment = _library(library).make(name, **options)
+        except (ImportError, _library(library).error.Error) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"Environment '{environment_id}' cannot be made ({reason}); optional worlds are installed with"
+                " ./setup.sh --with=atari,box2d,mujoco."
+            ) from error
+        self.observation_spec = _spec(self._environment.observation_space)
+        self.action_spec = _spec(self._environment.action_space)
+        self._action_start = getattr(self._environment.action_space, "start", 0)
+        self._discrete = isinstance(self.action_spec, specs.DiscreteArray)
+        self._dtype = None if isinstance(self.observation_spec, dict | tuple) else self.observation_spec.dtype
+
+    def _begin(self, seed: int | None) -> Nest:
+        result = self._environment.reset(seed=seed) if seed is not None else self._environment.reset()
+        return self._cast(result[0] if isinstance(result, tuple) and len(result) == 2 else result)
+
+    def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
+        if self._discrete:
+            action = int(action) + self._action_start
+        state, reward, *ending, info = self._environment.step(action)
+        if len(ending) == 2:
+            terminated, truncated = ending
+        else:
+            truncated = ending[0] and info.get("TimeLimit.truncated", False)
+            terminated = ending[0] and not truncated
+        done = Done.TERMINATED if terminated else Done.TRUNCATED if truncated else Done.NO
+        return self._cast(state), float(reward), done
+
+    def close(self) -> None:
+        self._environment.close()
+
+    def _cast(self, state: Nest) -> Nest:
+        return state if self._dtype is None else np.asarray(state, self._dtype)
+
+
+def _spec(space: Any) -> Nest:
+    """The spec of a gym or gymnasium space; 64-bit numbers become 32-bit."""
+    kind = type(space).__name__
+    if kind == "Discrete":
+        return specs.DiscreteArray(int(space.n), np.int32)
+    if kind == "MultiDiscrete":
+        return specs.BoundedArray(space.nvec.shape, np.int32, 0, space.nvec - 1)
+    if kind == "MultiBinary":
+        return specs.BoundedArray(space.shape, np.int32, 0, 1)
+    if kind == "Box":
+        wide = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
+        return specs.BoundedArray(space.shape, wide.get(space.dtype, space.dtype), space.low, space.high)
+    if kind == "Dict":
+        return {name: _spec(part) for name, part in space.spaces.items()}
+    if kind == "Tuple":
+        return tuple(_spec(part) for part in space.spaces)
+    raise UserError(
+        f"Spaces of kind {kind} are not supported; use Discrete, MultiDiscrete, MultiBinary, Box, Dict or Tuple."
+    )

@@ -1,0 +1,61 @@
+"""E environments stepped together, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tree
+
+from pipeline.envs.environment import Environment
+from pipeline.types import Nest
+
+
+class Lanes:
+    """Environments side by side: states [E, ...], rewards [E] f32, dones [E] i8 (values of `Done`).
+
+    Each lane follows `Environment`: one vector step after its episode ended it stands at its next first state.
+    """
+
+    def __init__(self, environments: Sequence[Environment]):
+        self._environments = list(environments)
+        self.observation_spec = self._environments[0].observation_spec
+        self.action_spec = self._environments[0].action_spec
+        # One array each is the common case and needs no walk through a nest.
+        self._stack = _stack_nests if tree.is_nested(self.observation_spec) else np.stack
+        self._split = _split_nest if tree.is_nested(self.action_spec) else list
+
+    @classmethod
+    def make(cls, maker: Callable[[], Environment], lanes: int) -> Lanes:
+        """`lanes` environments from `maker`."""
+        return cls([maker() for _ in range(lanes)])
+
+    def __len__(self) -> int:
+        return len(self._environments)
+
+    def reset(self, seed: int | None = None) -> Nest:
+        """Starts an episode in every lane, each with a seed of its own drawn from `seed`."""
+        seeds: Sequence[int | None] = [None] * len(self)
+        if seed is not None:
+            seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(len(self)) >> 1]
+        return self._stack([e.reset(s) for e, s in zip(self._environments, seeds, strict=True)])
+
+    def step(self, actions: Nest) -> tuple[Nest, np.ndarray, np.ndarray]:
+        """Steps every lane with its action, [E, ...]."""
+        results = [e.step(a) for e, a in zip(self._environments, self._split(actions), strict=True)]
+        states, rewards, dones = zip(*results, strict=True)
+        return self._stack(states), np.array(rewards, np.float32), np.array(dones, np.int8)
+
+    def close(self) -> None:
+        """Closes every environment."""
+        for environment in self._environments:
+            environment.close()
+
+
+def _stack_nests(nests: Sequence[Nest]) -> Nest:
+    return tree.map_structure(lambda *leaves: np.stack(leaves), *nests)
+
+
+def _split_nest(nest: Nest) -> list[Nest]:
+    leaves = [list(leaf) for leaf in tree.flatten(nest)]
+    return [tree.unflatten_as(nest, lane) for lane in zip(*leaves, strict=True)]

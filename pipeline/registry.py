@@ -1,0 +1,49 @@
+"""One registry a folder: a file's classes are known by name, and its module is imported when one is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import gin
+
+from pipeline import index
+from pipeline.types import UserError
+
+C = TypeVar("C", bound=type)
+
+
+class Registry:
+    """The classes of one kind, e.g. `ALGOS = Registry("algorithm", "agents.algos")`. It never holds instances."""
+
+    def __init__(self, kind: str, package: str):
+        self.kind = kind
+        self.package = package
+        self._imported: dict[str, type] = {}
+
+    def register(self, name: str) -> Callable[[C], C]:
+        """Class decorator: makes the class known as `name` here, and as its own name to gin."""
+
+        def decorate(cls: C) -> C:
+            self._imported[name] = cls
+            gin.register(cls)
+            return cls
+
+        return decorate
+
+    def names(self) -> list[str]:
+        """Every name, imported or not."""
+        return sorted({entry.name for entry in index.scan(self.package)} | set(self._imported))
+
+    def check(self, name: str) -> None:
+        """Raises UserError with the near names where `name` is unknown; imports nothing."""
+        if name not in self.names():
+            raise UserError(f"There is no {self.kind} '{name}'; {index.near(name, self.names())}")
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """The class with gin's bindings as defaults; called with the remaining arguments it makes an instance."""
+        self.check(name)
+        if name not in self._imported:
+            importlib.import_module(next(e.module for e in index.scan(self.package) if e.name == name))
+        return gin.get_configurable(self._imported[name])

@@ -1,0 +1,101 @@
+"""How a row lies in Reverb: small leaves packed into one int32 column, large leaves in columns of their own.
+
+A column costs Reverb the same whether it holds one number or a hundred, so the small ones travel together. Large
+ones (images) stay apart, in their own dtype, so that windows share their chunks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import dm_env.specs as specs
+import numpy as np
+import tensorflow as tf
+import tree
+
+from pipeline.types import Nest, Step
+
+PACKED = "packed"
+LARGE = 256
+"""leaves of at least this many numbers have a column of their own"""
+
+
+class _Leaf(NamedTuple):
+    spec: specs.Array
+    size: int
+    column: str
+    begin: int
+    """where it starts in the packed column"""
+
+
+class Rows:
+    """Packs steps of numpy arrays into columns, and unpacks columns of tensors into steps."""
+
+    def __init__(self, observation_spec: Nest, action_spec: Nest, extras_spec: Nest):
+        scalar = lambda dtype: specs.Array((), dtype)  # noqa: E731
+        self.spec = Step(
+            observation=observation_spec,
+            action=action_spec,
+            reward=scalar(np.float32),
+            discount=scalar(np.float32),
+            first=scalar(np.bool_),
+            last=scalar(np.bool_),
+            extras=extras_spec,
+        )
+        self._leaves: list[_Leaf] = []
+        self._packed_size = 0
+        for path, spec in tree.flatten_with_path(self.spec):
+            if spec.dtype.itemsize > 4:
+                raise ValueError(f"{path} is {spec.dtype}: rows hold numbers of at most 32 bits.")
+            size = math.prod(spec.shape)
+            if size >= LARGE:
+                column = "/".join(map(str, path))
+                self._leaves.append(_Leaf(spec, size, column, 0))
+            else:
+                self._leaves.append(_Leaf(spec, size, PACKED, self._packed_size))
+                self._packed_size += size
+
+    def columns(self) -> dict[str, tf.TensorSpec]:
+        """Name, shape and dtype of each column of one row."""
+        columns = {PACKED: tf.TensorSpec([self._packed_size], tf.int32, PACKED)}
+        for leaf in self._leaves:
+            if leaf.column != PACKED:
+                columns[leaf.column] = tf.TensorSpec(leaf.spec.shape, leaf.spec.dtype, leaf.column)
+        return columns
+
+    def row_bytes(self) -> int:
+        """Bytes of one row, uncompressed."""
+        return sum(c.shape.num_elements() * c.dtype.size for c in self.columns().values())
+
+    def pack(self, step: Step) -> dict[str, np.ndarray]:
+        """The columns, [E, ...] each, of a step of arrays [E, ...]; arrays have their spec's dtype."""
+        leaves = tree.flatten(step)
+        lanes = len(leaves[0])
+        packed = np.empty((lanes, self._packed_size), np.int32)
+        columns = {PACKED: packed}
+        for leaf, value in zip(self._leaves, leaves, strict=True):
+            if leaf.column != PACKED:
+                columns[leaf.column] = value
+                continue
+            value = value.reshape(lanes, leaf.size)
+            packed[:, leaf.begin : leaf.begin + leaf.size] = (
+                value.view(np.int32) if leaf.spec.dtype == np.float32 else value
+            )
+        return columns
+
+    def unpack(self, columns: Mapping[str, tf.Tensor]) -> Step:
+        """The step of tensors [..., *shape] of columns [..., *column shape], shapes static: the inverse of `pack`."""
+        packed: Any = columns[PACKED]
+        leaves = []
+        for leaf in self._leaves:
+            if leaf.column != PACKED:
+                leaves.append(columns[leaf.column])
+                continue
+            value = packed[..., leaf.begin : leaf.begin + leaf.size]
+            value = tf.reshape(value, [*packed.shape[:-1], *leaf.spec.shape])
+            dtype = tf.as_dtype(leaf.spec.dtype)
+            leaves.append(tf.bitcast(value, dtype) if dtype == tf.float32 else tf.cast(value, dtype))
+        step: Any = tree.unflatten_as(self.spec, leaves)
+        return step

@@ -1,0 +1,94 @@
+"""Cuts the stream of rows into windows and writes them to a Reverb table. No arithmetic: returns are the learner's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import reverb
+
+from pipeline.rows import Rows
+from pipeline.types import Step
+
+PENDING = 32
+"""items that may wait for the server's word before appending waits too; Reverb complains past 50"""
+TIMEOUT_MS = 30_000
+
+
+class WriterError(RuntimeError):
+    """The replay server did not take what was written."""
+
+
+class Writer:
+    """Writes rows of E lanes; an item is a window of consecutive rows.
+
+    Windows run on across the end of an episode: a return is cut where `last` is set, and what follows counts for
+    nothing. So every row that is not LAST starts exactly one window (with period 1), and the n - 1 windows at an
+    episode's end wait for the next episode's rows.
+
+    With `blocks`, an item holds all lanes over the same time steps: {column: [window, E, ...]}. Else an item is one
+    lane's window, {column: [window, ...]}, with a priority of its own, and none starts at a LAST row.
+    """
+
+    def __init__(
+        self,
+        client: reverb.Client,
+        table: str,
+        rows: Rows,
+        lanes: int,
+        window: int,
+        period: int,
+        blocks: bool,
+    ):
+        self._table = table
+        self._rows = rows
+        self._window = window
+        self._period = period
+        self._blocks = blocks
+        self._count = 0
+        self._lasts: list[np.ndarray] = []
+        self._writer = client.trajectory_writer(num_keep_alive_refs=window)
+        self._names = list(rows.columns())
+        for name in self._names:
+            for path in [(name,)] if blocks else [(name, lane) for lane in range(lanes)]:
+                # One row a chunk: a row can be read at once, and a sample decompresses no row that it does not hold.
+                self._writer.configure(path, num_keep_alive_refs=window, max_chunk_length=1)
+
+    def append(self, step: Step, priority: float = 1.0) -> None:
+        """Writes one row of arrays [E, ...], and every window that it completes.
+
+        Raises WriterError where the server does not answer within 30 s.
+        """
+        columns = self._rows.pack(step)
+        self._writer.append(columns if self._blocks else {name: list(columns[name]) for name in self._names})
+        self._lasts = [*self._lasts[-self._window + 1 :], step.last] if self._window > 1 else [step.last]
+        self._count += 1
+        if self._count < self._window or (self._count - self._window) % self._period:
+            return
+        history: Any = self._writer.history
+        if self._blocks:
+            self._create({name: history[name][-self._window :] for name in self._names}, priority)
+        else:
+            for lane in np.flatnonzero(~self._lasts[0]):
+                self._create({name: history[name][lane][-self._window :] for name in self._names}, priority)
+        self._wait(PENDING)
+
+    def flush(self) -> None:
+        """Returns once the server holds every window that was written; raises WriterError after 30 s."""
+        self._wait(0)
+
+    def close(self) -> None:
+        """Ends the stream; windows that are not complete are dropped."""
+        self._writer.close()
+
+    def _create(self, trajectory: dict[str, object], priority: float) -> None:
+        self._writer.create_item(self._table, priority, trajectory)
+
+    def _wait(self, pending: int) -> None:
+        try:
+            self._writer.flush(block_until_num_items=pending, timeout_ms=TIMEOUT_MS)
+        except (reverb.DeadlineExceededError, RuntimeError) as error:
+            raise WriterError(
+                f"The actor waits for the replay server: table '{self._table}' took no items for"
+                f" {TIMEOUT_MS // 1000} s ({error})."
+            ) from error

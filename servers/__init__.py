@@ -1,0 +1,1 @@
+"""What keeps data and state: Reverb tables, and the checkpoints of a run."""

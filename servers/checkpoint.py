@@ -1,0 +1,141 @@
+"""A run's state on disk: whole units, each a folder that counts only once its manifest is in place."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MANIFEST = "manifest.json"
+
+
+class Unit(NamedTuple):
+    """One whole checkpoint."""
+
+    path: Path
+    """its folder, which holds what `save`'s writer wrote"""
+    step: int
+    """environment steps"""
+    state: dict[str, Any]
+    """counters and the like, as given to `save`"""
+    score: float | None
+    """the evaluation's mean return, where it was saved with one"""
+
+
+class Checkpoints:
+    """The units in a folder: the newest few, and the one with the best score.
+
+    A unit's files come first and its manifest, with their sizes and checksums, is renamed into place last. So a
+    process that is killed at any moment leaves whole units behind, and a damaged one is found and passed over.
+    """
+
+    def __init__(self, folder: Path, kept: int, warn: Callable[[str], None]):
+        """`kept`: how many of the newest stay; `warn` is given a sentence about each damaged unit."""
+        self._folder = folder
+        self._kept = kept
+        self._warn = warn
+
+    def save(self, step: int, write: Callable[[Path], None], state: dict[str, Any], score: float | None = None) -> Unit:
+        """Lets `write(folder)` write the files and makes the unit of `step` whole, then removes what is not kept.
+
+        Raises OSError where the disk does not take it; the units before stand.
+        """
+        path = self._folder / f"step-{step:012d}"
+        self._remove(path)
+        path.mkdir(parents=True)
+        try:
+            write(path)
+            files = {str(f.relative_to(path)): _fingerprint(f) for f in sorted(path.rglob("*")) if f.is_file()}
+            manifest = {"step": step, "state": state, "score": score, "files": files}
+            temporary = path / f"{MANIFEST}.new"
+            with temporary.open("w") as stream:
+                json.dump(manifest, stream, indent=1)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.rename(path / MANIFEST)
+            _sync_folder(path)
+        except OSError:
+            self._remove(path)
+            raise
+        self._prune(path)
+        return Unit(path, step, state, score)
+
+    def latest(self) -> Unit | None:
+        """The newest whole unit, with a warning for each damaged one that is newer."""
+        for path in reversed(self._folders()):
+            unit, damage = _read(path)
+            if unit is not None:
+                return unit
+            self._warn(f"Checkpoint {path} is damaged ({damage}): falling back to the one before.")
+        return None
+
+    def best_score(self) -> float:
+        """The best score of a kept unit, -inf where there is none."""
+        return max((_score(path) for path in self._folders()), default=-math.inf)
+
+    def _folders(self) -> list[Path]:
+        """Folders whose manifest is in place, oldest first."""
+        return sorted(path.parent for path in self._folder.glob(f"step-*/{MANIFEST}"))
+
+    def _prune(self, newest: Path) -> None:
+        folders = self._folders()
+        best = max(folders, key=_score)
+        keep = {*folders[-self._kept :], best if _score(best) > -math.inf else newest}
+        for path in self._folder.glob("step-*"):
+            if path not in keep:
+                self._remove(path)
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _score(path: Path) -> float:
+    try:
+        score = json.loads((path / MANIFEST).read_text())["score"]
+    except (OSError, ValueError, KeyError):
+        return -math.inf
+    return -math.inf if score is None else score
+
+
+def _read(path: Path) -> tuple[Unit | None, str]:
+    """The unit at `path`, or None and what is wrong with it."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        unit = Unit(path, manifest["step"], manifest["state"], manifest["score"])
+        files: dict[str, list[int]] = manifest["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return None, f"its manifest cannot be read: {error}"
+    for name, fingerprint in files.items():
+        try:
+            if _fingerprint(path / name, sync=False) != fingerprint:
+                return None, f"{name} is not what was written"
+        except OSError as error:
+            return None, f"{name}: {error.strerror}"
+    return unit, ""
+
+
+def _fingerprint(path: Path, sync: bool = True) -> list[int]:
+    """Size and CRC-32; with `sync` the file is on the disk first."""
+    size, checksum = 0, 0
+    with path.open("rb") as stream:
+        if sync:
+            os.fsync(stream.fileno())
+        while block := stream.read(1 << 20):
+            size += len(block)
+            checksum = zlib.crc32(block, checksum)
+    return [size, checksum]
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""The kinds of replay memory, as Reverb tables."""

@@ -1,0 +1,61 @@
+"""The base of every memory: what a kind of replay means as a Reverb table, and what reading it takes."""
+
+from __future__ import annotations
+
+import reverb
+import tensorflow as tf
+
+from pipeline.types import Data
+
+
+class Memory:
+    """A kind of memory. The name in `Data.memory` chooses one; everything that depends on the kind is here."""
+
+    blocks = True
+    """an item holds the rows of all lanes over the same time steps: E windows for the price of one"""
+    prioritized = False
+    """the learner writes new priorities back"""
+    max_times_sampled = 0
+    """an item is removed once it was sampled so often; 0: never"""
+    workers = 1
+    """threads that sample for one dataset iterator"""
+
+    def sampler(self) -> object:
+        """Which item is sampled next."""
+        return reverb.selectors.Uniform()
+
+    def limiter(self, items: int) -> reverb.rate_limiters.RateLimiter:
+        """When a table of `items` lets itself be sampled and written.
+
+        In one process the training loop itself waits for `Data.min_size` and holds the replay ratio: a stricter
+        limiter would deadlock with it.
+        """
+        del items
+        return reverb.rate_limiters.MinSize(1)
+
+    def in_flight(self, draw: int) -> int:
+        """Items that one worker may hold ready, for draws of `draw` items: more would be stale when they are used."""
+        return max(1, draw // self.workers)
+
+    def weight(self, correction: tf.Tensor, progress: tf.Tensor) -> tf.Tensor:
+        """Importance weights before normalisation, [B] f32.
+
+        `correction`: [B] f32, 1 / (items in the table x probability of the sample). `progress`: [] f32 in [0, 1], the
+        part of the training that is done.
+        """
+        del progress
+        return tf.ones_like(correction)
+
+    def table(self, name: str, data: Data, lanes: int, signature: dict[str, tf.TensorSpec]) -> reverb.Table:
+        """The Reverb table of `data` for writers of `lanes` lanes."""
+        windows = lanes if self.blocks else 1
+        items = max(1, data.size // windows)
+        return reverb.Table(
+            name=name,
+            sampler=self.sampler(),
+            remover=reverb.selectors.Fifo(),
+            max_size=items,
+            max_times_sampled=self.max_times_sampled,
+            rate_limiter=self.limiter(items),
+            signature=signature,
+        )

@@ -1,0 +1,56 @@
+"""From what an algorithm asks for to a Reverb server: signature, memory budget, table, server."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import psutil
+import reverb
+import tensorflow as tf
+from reverb.platform.default import checkpointers
+
+from pipeline.rows import Rows
+from pipeline.types import Data, UserError
+from servers.memory.memory import Memory
+
+TABLE = "experience"
+OVERHEAD = 1.5
+"""resident bytes per byte of rows, measured: keys, chunks and allocator"""
+ITEM_BYTES = 1000
+"""resident bytes per item beside its rows, measured: item, chunk headers, priority tree"""
+
+
+def signature(rows: Rows, window: int, lanes: int | None) -> dict[str, tf.TensorSpec]:
+    """Columns of one item: [window, lanes, ...], or [window, ...] where an item is one lane's."""
+    leading = [window] if lanes is None else [window, lanes]
+    return {name: tf.TensorSpec([*leading, *spec.shape], spec.dtype, name) for name, spec in rows.columns().items()}
+
+
+def budget(data: Data, memory: Memory, rows: Rows, lanes: int) -> int:
+    """Resident bytes that the full table is expected to take."""
+    items = data.size // lanes if memory.blocks else data.size
+    # Windows share their rows: a row is kept once for every `period` windows that begin in it.
+    return int(data.size * rows.row_bytes() * max(1, data.period) * OVERHEAD) + items * ITEM_BYTES
+
+
+def check_budget(needed: int) -> None:
+    """Raises UserError where `needed` bytes exceed what the machine has free."""
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise UserError(
+            f"The replay needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free: make the"
+            " replay_size smaller."
+        )
+
+
+def serve(table: reverb.Table, scratch: Path, contents: Path | None = None, port: int | None = None) -> reverb.Server:
+    """Starts a Reverb server in this process, with `contents` (a Reverb checkpoint) where given.
+
+    Its checkpoints are written below `scratch`. It listens on all interfaces, without authentication.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)
+    checkpointer = checkpointers.DefaultCheckpointer(
+        str(scratch), fallback_checkpoint_path=None if contents is None else str(contents)
+    )
+    return reverb.Server([table], port=port or None, checkpointer=checkpointer)

@@ -74,13 +74,17 @@ class Learner:
         self._names = [*algo.metrics, *norms, "sample_age", "priority_mean", "priority_max"]
 
     def connect(self, make_dataset: Callable[[int, int], tf.data.Dataset], address: str, table: str) -> None:
-        """Reads from `make_dataset(batches a draw, replicas)`, and writes priorities to `table` at `address`."""
+        """Reads from `make_dataset(batches a draw, replicas)`, and writes priorities to `table` at `address`.
+
+        Without a `table` no priorities are written.
+        """
         host = tf.distribute.InputOptions(experimental_fetch_to_device=False)
         dataset = self._strategy.distribute_datasets_from_function(
             lambda context: make_dataset(self.updates_per_call, self._replicas), host
         )
         self._iterator = iter(dataset)
-        if self._memory.prioritized:
+        self._write_priorities = None
+        if self._memory.prioritized and table:
             client = reverb.TFClient(address)
             self._write_priorities = lambda keys, priorities: client.update_priorities(table, keys, priorities)
 
@@ -104,6 +108,10 @@ class Learner:
             )
         self.max_priority = max(self.max_priority, metrics["priority_max"])
         return metrics
+
+    def next_draw(self) -> Draw:
+        """The draw that the next `run` would have used."""
+        return next(self._iterator)
 
     def checkpoint(self) -> tf.train.Checkpoint:
         """Everything of the learner that a resumed run needs."""

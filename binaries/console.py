@@ -66,10 +66,14 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Prints a line of its own."""
-        if self._terminal and self._width:
-            print(f"\r{'':<{self._width}}\r", end="")
-            self._width = 0
+        self.clear()
         print(line, flush=True)
+
+    def clear(self) -> None:
+        """Takes the progress off a terminal's line, for what follows it."""
+        if self._width:
+            print(f"\r{'':<{self._width}}\r", end="", flush=True)
+            self._width = 0
 
 
 def _duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import gin
 
 from pipeline.checks import check_positive
+from pipeline.types import UserError
 
 if TYPE_CHECKING:
     import reverb
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from agents.agent import Agent
     from agents.algos.algo import Algo
     from agents.evaluator import Evaluator
+    from pipeline.envs.environment import Environment
     from pipeline.envs.lanes import Lanes
 
 SAMPLE_TIMEOUT_MS = 60_000
@@ -48,10 +50,14 @@ class Experiment:
     """seconds between two checkpoints; one is also written with every best evaluation, and at the end"""
     kept_checkpoints: int = 3
     """the newest ones; the best is kept beside them"""
+    threads: int = 1
+    """that share one TensorFlow operation: small networks lose more by handing work over than they win"""
 
     def __post_init__(self) -> None:
         values = dataclasses.asdict(self)
         check_positive("Experiment", **{k: v for k, v in values.items() if isinstance(v, int | float) and k != "seed"})
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"Experiment.seed is {self.seed}: it must lie in [0, {2**31}).")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Parts:
 
     experiment: Experiment
     algo: Algo
-    lanes: Lanes
+    environment: Lanes | Environment
     server: reverb.Server
     client: reverb.Client
     agent: Agent
@@ -73,17 +79,19 @@ class Parts:
 
     def close(self) -> None:
         """Ends environments and server."""
-        self.lanes.close()
+        self.environment.close()
         self.server.stop()
 
 
 class Plan:
     """An experiment whose classes are imported and whose settings are valid, before anything is started or written."""
 
-    def __init__(self, sys: str, tpu: str = ""):
-        """`sys`, `tpu`: where to learn, as the flags say. Everything else comes from gin."""
-        import tensorflow as tf
+    def __init__(self, sys: str, tpu: str = "", single: bool = False):
+        """`sys`, `tpu`: where to learn, as the flags say. Everything else comes from gin.
 
+        With `single`, agent and environment are made for the seed's loop by hand: one environment, whose states and
+        actions have no leading dimension.
+        """
         from agents.actor import make_rows
         from agents.algos.registry import ALGOS
         from agents.learner import make_strategy
@@ -93,17 +101,18 @@ class Plan:
         from servers import tables
         from servers.memory.registry import MEMORIES
 
-        # Small networks lose more time by handing work between threads than they win.
-        tf.config.threading.set_intra_op_parallelism_threads(1)
         self.experiment = experiment = gin.get_configurable(Experiment)()
         self.algo = ALGOS.get(experiment.algo)()
         self.data = self.algo.data()
         self.memory = MEMORIES.get(self.data.memory)()
         self.strategy = make_strategy(sys, tpu)
-        self.lanes = Lanes.make(lambda: make(experiment.environment), experiment.lanes)
-        self.rows = make_rows(self.algo, self.lanes.observation_spec, self.lanes.action_spec)
-        check_divides(self.data, self.memory, experiment.lanes, self.strategy.num_replicas_in_sync)
-        self.replay_bytes = tables.budget(self.data, self.memory, self.rows, experiment.lanes)
+        self.single = single
+        self.lanes = 1 if single else experiment.lanes
+        maker = lambda: make(experiment.environment)  # noqa: E731
+        self.environment = maker() if single else Lanes.make(maker, self.lanes)
+        self.rows = make_rows(self.algo, self.environment.observation_spec, self.environment.action_spec)
+        check_divides(self.data, self.memory, self.lanes, self.strategy.num_replicas_in_sync)
+        self.replay_bytes = tables.budget(self.data, self.memory, self.rows, self.lanes)
         tables.check_budget(self.replay_bytes)
 
     def build(self, scratch: Path, port: int | None = None, replay: Path | None = None) -> Parts:
@@ -123,11 +132,11 @@ class Plan:
         from pipeline.writer import Writer
         from servers import tables
 
-        experiment, algo, data, memory = self.experiment, self.algo, self.data, self.memory
-        observation_spec, action_spec = self.lanes.observation_spec, self.lanes.action_spec
+        experiment, algo, data, memory, lanes = self.experiment, self.algo, self.data, self.memory, self.lanes
+        observation_spec, action_spec = self.environment.observation_spec, self.environment.action_spec
         tf.keras.utils.set_random_seed(experiment.seed)
-        signature = tables.signature(self.rows, data.window, experiment.lanes if memory.blocks else None)
-        table = memory.table(tables.TABLE, data, experiment.lanes, signature)
+        signature = tables.signature(self.rows, data.window, lanes if memory.blocks else None)
+        table = memory.table(tables.TABLE, data, lanes, signature)
         server = tables.serve(table, scratch, replay, port)
         address = f"localhost:{server.port}"
 
@@ -138,7 +147,7 @@ class Plan:
                 self.rows,
                 data,
                 memory,
-                lanes=experiment.lanes,
+                lanes=lanes,
                 signature=signature,
                 batches=batches,
                 replicas=replicas,
@@ -156,12 +165,10 @@ class Plan:
         )
         learner.connect(make_dataset, address, tables.TABLE)
         client = reverb.Client(address)
-        writer = Writer(
-            client, tables.TABLE, self.rows, experiment.lanes, data.window, data.period, blocks=memory.blocks
-        )
-        policy = Policy(algo, learner.params, observation_spec, experiment.lanes, experiment.seed, training=True)
-        actor = Actor(policy, writer, action_spec, experiment.lanes)
-        agent = gin.get_configurable(Agent)(algo, actor, learner, experiment.lanes)
+        writer = Writer(client, tables.TABLE, self.rows, lanes, data.window, data.period, blocks=memory.blocks)
+        policy = Policy(algo, learner.params, observation_spec, lanes, experiment.seed, training=True)
+        actor = Actor(policy, writer, action_spec, lanes)
+        agent = gin.get_configurable(Agent)(algo, actor, learner, None if self.single else lanes)
 
         def evaluator(episodes: int, salt: int) -> Evaluator:
             maker = lambda: make(experiment.environment)  # noqa: E731
@@ -170,7 +177,7 @@ class Plan:
         return Parts(
             experiment,
             algo,
-            self.lanes,
+            self.environment,
             server,
             client,
             agent,

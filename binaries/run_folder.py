@@ -31,6 +31,7 @@ MAY_CHANGE = {
         "log_period",
         "checkpoint_period",
         "kept_checkpoints",
+        "threads",
     )
 }
 """settings that a resumed run may change: they alter what is reported, or how long it goes on"""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import tokenize
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,21 +69,33 @@ class _Delegate(config_parser.ParserDelegate):
 def read_bindings(text: str, origin: str, included: set[Path] | None = None) -> list[Binding]:
     """The bindings in gin `text`, those of included files first; a file is included once only."""
     bindings: list[Binding] = []
-    parser = config_parser.ConfigParser(text, _Delegate())
+    parser: config_parser.ConfigParser | None = None
     try:
+        parser = config_parser.ConfigParser(text, _Delegate())
         for statement in parser:
             if isinstance(statement, config_parser.IncludeStatement):
                 bindings += _read_file(Path(statement.filename).stem, set() if included is None else included)
             elif isinstance(statement, config_parser.BindingStatement):
                 owner = "/".join(filter(None, [statement.scope, statement.selector]))
-                place = f"{origin}:{statement.location.line_num}" if origin.endswith(".gin") else origin
+                place = _place(origin, statement.location.line_num)
                 bindings.append(Binding(owner, statement.arg_name, statement.value, place))
-    except (SyntaxError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+            elif isinstance(statement, config_parser.ImportStatement):
+                place = _place(origin, statement.location.line_num)
+                raise UserError(f"{place}: imports do nothing here; write Class.name=value.")
+    except (SyntaxError, ValueError, tokenize.TokenError) as error:
+        # gin's own first line may show an object's address; its last one names the text.
+        reason = str(error.args[0]).strip().splitlines()[-1].strip().rstrip(".")
+        lines = text.splitlines()
+        token = None if parser is None else parser.current_token
+        number = 1 if token is None else min(token.start[0], len(lines))
         raise UserError(
-            f"{origin}: '{text.strip().splitlines()[0]}' is no setting ({reason}); write Class.name=value."
+            f"{_place(origin, number)}: '{lines[number - 1].strip()}' is no setting ({reason}); write Class.name=value."
         ) from error
     return bindings
+
+
+def _place(origin: str, line: int) -> str:
+    return f"{origin}:{line}" if origin.endswith(".gin") else origin
 
 
 def _read_file(name: str, included: set[Path]) -> list[Binding]:
@@ -131,7 +144,7 @@ def _check(binding: Binding) -> None:
             f" {index.near(binding.parameter, parameters)}"
         )
     if isinstance(binding.value, Reference):
-        return
+        raise UserError(f"{binding.origin}: {binding.name} is {binding.value}: settings are plain values.")
     annotation = parameters[binding.parameter]
     if not _fits(binding.value, annotation):
         raise UserError(f"{binding.origin}: {binding.name} is {binding.value!r}: it must be of type {annotation}.")

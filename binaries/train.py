@@ -28,6 +28,7 @@ class Run:
         self._checkpoints = checkpoints
         self._summaries = Summaries(folder.path)
         self._saved = time.monotonic()
+        self._saved_steps: int | None = None
         self._logged = (time.monotonic(), 0, 0)
         self._returns: list[float] = []
         self._stop_signal: int | None = None
@@ -42,36 +43,42 @@ class Run:
         self._parts.checkpoint().read(str(unit.path / "learner")).assert_consumed()
         self._agent.learner.restored()
         self._agent.actor.restore(unit.state)
+        self._saved_steps = unit.step
         print(f"Resuming at {unit.step:,} environment steps from {unit.path}", flush=True)
 
     def train(self) -> bool:
         """Trains to the last step; returns whether it got there (False: a signal asked it to stop)."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
-        experiment, agent, lanes = self._experiment, self._agent, self._parts.lanes
+        experiment, agent, environment = self._experiment, self._agent, self._parts.environment
         self._progress = console.Progress(experiment.train_steps, self._steps, agent.learner.updates)
         self._logged = (time.monotonic(), self._steps, agent.learner.updates)
         next_log = _next(self._steps, experiment.log_period)
         next_evaluation = _next(self._steps, experiment.eval_period)
         # A resumed run starts new episodes, with seeds that it has not used before.
-        state = lanes.reset(experiment.seed + self._steps)
-        while self._steps < experiment.train_steps and self._stop_signal is None:
-            last_state = state
-            action = agent.act(state)
-            state, reward, done = lanes.step(action)
-            agent.observe(last_state, action, reward, done, state)
-            agent.update()
-            if self._steps >= next_log:
-                self._log()
-                next_log = _next(self._steps, experiment.log_period)
-            if self._steps >= next_evaluation:
-                self._evaluate()
-                next_evaluation = _next(self._steps, experiment.eval_period)
-            if time.monotonic() - self._saved > experiment.checkpoint_period:
-                self._save()
-            if self._progress.due():
-                self._progress.show(self._steps, agent.learner.updates, self._recent_return())
-        self._save()
+        state = environment.reset(experiment.seed + self._steps)
+        try:
+            while self._steps < experiment.train_steps and self._stop_signal is None:
+                last_state = state
+                action = agent.act(state)
+                state, reward, done = environment.step(action)
+                agent.observe(last_state, action, reward, done, state)
+                agent.update()
+                if self._steps >= next_log:
+                    self._log()
+                    next_log = _next(self._steps, experiment.log_period)
+                if self._steps >= next_evaluation:
+                    self._evaluate()
+                    next_evaluation = _next(self._steps, experiment.eval_period)
+                if time.monotonic() - self._saved > experiment.checkpoint_period:
+                    self._save()
+                if self._progress.due():
+                    self._progress.show(self._steps, agent.learner.updates, self._recent_return())
+        finally:
+            self._progress.clear()
+        if self._steps != self._saved_steps:
+            # A second unit of these steps would replace the first, and lose the score of a best evaluation.
+            self._save()
         self._summaries.flush()
         return self._stop_signal is None
 
@@ -126,6 +133,7 @@ class Run:
 
         try:
             self._checkpoints.save(self._steps, write, self._agent.actor.state(), score)
+            self._saved_steps = self._steps
         except OSError as error:
             self._progress.say(f"WARNING: no checkpoint at {self._steps:,} steps ({error}); the one before stands.")
         self._saved = time.monotonic()
@@ -187,9 +195,12 @@ def main(argv: list[str]) -> int:
 
         check_port(port)
     log = console.NativeLog()
+    import tensorflow as tf
+
     from agents.learner import LearnerError
     from pipeline.writer import WriterError
 
+    tf.config.threading.set_intra_op_parallelism_threads(command.experiment.threads)
     settings.apply(command.settings)
     plan = Plan(command.flags["sys"], command.flags["tpu"])
     checkpoints = Checkpoints(folder.checkpoints, plan.experiment.kept_checkpoints, warn=print)

@@ -27,7 +27,7 @@ class DQN(Algo):
     """
 
     action_kind = "discrete"
-    metrics = ("loss", "q", "q_max", "td_error", "weight")
+    metrics = ("loss", "q", "td_error", "weight")
 
     def __init__(
         self,
@@ -126,7 +126,6 @@ class DQN(Algo):
             metrics={
                 "loss": tf.reduce_mean(loss),
                 "q": tf.reduce_mean(q_tm1),
-                "q_max": tf.reduce_max(q_tm1),
                 "td_error": tf.reduce_mean(size),
                 "weight": tf.reduce_mean(weight),
             },

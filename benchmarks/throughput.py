@@ -1,0 +1,180 @@
+"""Environment steps and updates a second of whole trainings, beside a peer measured in the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from binaries import settings
+from pipeline import index
+from pipeline.types import UserError
+
+PEERS = index.ROOT / "benchmarks" / "peers"
+ENVIRONMENTS = index.ROOT / ".benchmark-peers"
+MEASURED_SECONDS = 10.0
+
+
+class Work(NamedTuple):
+    """What is measured, and against whom."""
+
+    hparams: str
+    overrides: tuple[str, ...]
+    peer: str
+    """a script in peers/"""
+    peer_requirements: str
+
+
+# The peer's algorithm is one-step DQN without double Q-learning.
+SAME_WORK = ("DQN.n_step = 1", "DQN.double = False", "Agent.updates_per_step = 1.0")
+SB3 = ("stable_baselines3_dqn.py", "requirements-stable_baselines3.txt")
+WORKS = {
+    "dqn_cartpole_uniform": Work(
+        "dqn_cartpole",
+        (*SAME_WORK, "DQN.memory = 'uniform'", "Experiment.lanes = 16", "Learner.updates_per_call = 64"),
+        *SB3,
+    ),
+    "dqn_cartpole_prioritized": Work("dqn_cartpole", SAME_WORK, *SB3),
+    "dqn_cartpole": Work("dqn_cartpole", (), *SB3),
+}
+
+flags.DEFINE_multi_enum("work", list(WORKS), list(WORKS), "what to measure")
+flags.DEFINE_string("json", None, "a file for the results")
+flags.DEFINE_integer("rounds", 3, "measurements of each, taken in turn; the median counts", lower_bound=1)
+flags.DEFINE_bool("alone", False, "measure --work once, without its peer, and print one JSON line")
+
+
+def measure(work: Work) -> dict[str, float]:
+    """Measures Encore in this process: the whole training, then the learner alone on the table and on a cached batch."""
+    import tensorflow as tf
+
+    from binaries.experiment import Plan
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    settings.apply(settings.read(work.hparams, work.overrides, {}))
+    with tempfile.TemporaryDirectory() as scratch:
+        parts = Plan("local").build(Path(scratch))
+        agent, environment = parts.agent, parts.environment
+        state = environment.reset(0)
+
+        def steps_until(end: float, least: int) -> tuple[int, int, float]:
+            nonlocal state
+            begin, steps, updates = time.perf_counter(), agent.actor.env_steps, agent.learner.updates
+            while agent.actor.env_steps - steps < least or time.perf_counter() - begin < end:
+                last_state = state
+                action = agent.act(state)
+                state, reward, done = environment.step(action)
+                agent.observe(last_state, action, reward, done, state)
+                agent.update()
+            seconds = time.perf_counter() - begin
+            return agent.actor.env_steps - steps, agent.learner.updates - updates, seconds
+
+        steps_until(0.0, 2_000)
+        steps, updates, seconds = steps_until(MEASURED_SECONDS, 0)
+        on_table = updates_per_second(agent.learner, agent.actor.env_steps)
+        cached = agent.learner.next_draw()
+        agent.learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(cached).repeat(), "", "")
+        on_cache = updates_per_second(agent.learner, agent.actor.env_steps)
+        parts.close()
+    return {
+        "env_steps_per_s": steps / seconds,
+        "updates_per_s": updates / seconds,
+        "learner_updates_per_s": on_table,
+        "cached_updates_per_s": on_cache,
+    }
+
+
+def updates_per_second(learner: Any, env_steps: int) -> float:
+    """The learner alone, for a third of the measured time."""
+    learner.run(env_steps)
+    begin, updates = time.perf_counter(), learner.updates
+    while time.perf_counter() - begin < MEASURED_SECONDS / 3:
+        learner.run(env_steps)
+    return (learner.updates - updates) / (time.perf_counter() - begin)
+
+
+def peer_python(requirements: str) -> Path:
+    """The interpreter of the peer's own environment, which is made where it is missing."""
+    source = PEERS / requirements
+    environment = ENVIRONMENTS / source.stem
+    python, stamp = environment / "bin" / "python", environment / "installed"
+    if not stamp.exists() or stamp.read_text() != source.read_text():
+        print(f"Setting up the peer's environment in {environment}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", source], check=True)
+        stamp.write_text(source.read_text())
+    return python
+
+
+def last_json_line(command: list[str | Path]) -> dict[str, Any]:
+    """Runs `command` and reads the JSON on its last line."""
+    done = subprocess.run(command, cwd=index.ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{command[-1]} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def compare(name: str, rounds: int) -> dict[str, Any]:
+    """Measures `name` and its peer in turn, each in a process of its own."""
+    work = WORKS[name]
+    python = peer_python(work.peer_requirements)
+    ours, theirs = [], []
+    for _ in range(rounds):
+        theirs.append(last_json_line([python, PEERS / work.peer, "2000", "4000"]))
+        ours.append(last_json_line([sys.executable, "-m", "benchmarks.throughput", "--alone", f"--work={name}"]))
+    middle = {key: statistics.median(o[key] for o in ours) for key in ours[0]}
+    peer_speed = statistics.median(t["env_steps_per_s"] for t in theirs)
+    import importlib.metadata
+
+    versions = {p: importlib.metadata.version(p) for p in ("tensorflow", "dm-reverb", "gym")}
+    return {
+        "work": name,
+        **middle,
+        "pipeline_ratio": middle["learner_updates_per_s"] / middle["cached_updates_per_s"],
+        "peer": "stable-baselines3",
+        "peer_env_steps_per_s": peer_speed,
+        "ratio": middle["env_steps_per_s"] / peer_speed,
+        "ratios": [o["env_steps_per_s"] / t["env_steps_per_s"] for o, t in zip(ours, theirs, strict=True)],
+        "versions": versions | theirs[0]["versions"],
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def main(argv: list[str]) -> int:
+    arguments = flags.FLAGS
+    try:
+        arguments(argv)
+    except flags.Error as error:
+        raise UserError(f"{str(error).splitlines()[0]}.") from error
+    if arguments.alone:
+        print(json.dumps(measure(WORKS[arguments.work[0]])))
+        return 0
+    results = []
+    print(f"{'work':<26} {'steps/s':>9} {'updates/s':>9} {'peer':>9} {'ratio':>6}  table over cached batch")
+    for name in arguments.work:
+        result = compare(name, arguments.rounds)
+        results.append(result)
+        print(
+            f"{name:<26} {result['env_steps_per_s']:>9,.0f} {result['updates_per_s']:>9,.0f}"
+            f" {result['peer_env_steps_per_s']:>9,.0f} {result['ratio']:>5.1f}x"
+            f"  {result['learner_updates_per_s']:,.0f} / {result['cached_updates_per_s']:,.0f}"
+            f" = {result['pipeline_ratio']:.2f}",
+            flush=True,
+        )
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    from binaries.flags import main as run_program
+
+    run_program(main)

@@ -1,0 +1,171 @@
+"""The compiled loop: one trace, the same numbers with and without XLA and on two replicas, targets, priorities."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from agents.algos.dqn import DQN
+from agents.learner import Learner, LearnerError, make_strategy
+from pipeline.dataset import Draw
+from pipeline.index import ROOT
+from servers.memory.prioritized import Prioritized
+from servers.memory.uniform import Uniform
+from tests.agents.helpers import feed, make_learner, random_draw
+
+K, B = 4, 16
+
+
+def parameters(learner: Learner) -> list[np.ndarray]:
+    return [v.numpy() for v in learner.params.online["q"].variables]
+
+
+class Weighted(Prioritized):
+    """Importance weights without a table to write priorities to."""
+
+    prioritized = False
+
+
+def trained(xla: bool, calls: int = 3, **settings: Any) -> tuple[Learner, list[dict[str, float]]]:
+    algo = DQN(batch_size=B, **settings)
+    learner = make_learner(algo, Weighted(), make_strategy("local"), updates_per_call=K, xla=xla)
+    feed(learner, random_draw(K, B, 2))
+    metrics = [learner.run(env_steps=100 * i) for i in range(calls)]
+    return learner, metrics
+
+
+def test_the_loop_is_traced_once() -> None:
+    learner, _ = trained(xla=True)
+    assert learner.trace_count() == 1
+    assert learner.updates == 3 * K
+
+
+def test_xla_gives_the_same_updates() -> None:
+    with_xla, metrics = trained(xla=True)
+    without, expected = trained(xla=False)
+    for one, other in zip(parameters(with_xla), parameters(without), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    for one, other in zip(metrics, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+def test_k_fused_updates_equal_k_single_ones() -> None:
+    fused, _ = trained(xla=True, calls=1)
+    draw = random_draw(K, B, 2)
+    single = make_learner(DQN(batch_size=B), Weighted(), make_strategy("local"), updates_per_call=1)
+    batches = tf.data.Dataset.from_tensor_slices((draw.steps, draw.correction)).batch(1)
+    batches = batches.map(lambda steps, correction: Draw(steps, correction, tf.zeros([B], tf.uint64)))
+    single.connect(lambda b, r: batches, "", "")
+    for _ in range(K):
+        single.run(env_steps=0)
+    for one, other in zip(parameters(fused), parameters(single), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_targets_are_copied_by_period() -> None:
+    learner, _ = trained(xla=True, calls=1, target_update_period=K + 2)
+    online, target = learner.params.online["q"], learner.params.target["q"]
+    assert not np.allclose(online.variables[0], target.variables[0])
+    before = target.variables[0].numpy()
+    learner.run(0)
+    assert not np.allclose(before, target.variables[0])
+
+
+def test_targets_are_averaged_by_rate() -> None:
+    learner, _ = trained(xla=True, calls=0, target_update_period=K, target_update_rate=0.25)
+    initial = learner.params.target["q"].variables[0].numpy()
+    learner.run(0)
+    online = learner.params.online["q"].variables[0].numpy()
+    np.testing.assert_allclose(
+        learner.params.target["q"].variables[0], initial + 0.25 * (online - initial), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_update_and_the_step() -> None:
+    learner, _ = trained(xla=True, calls=0)
+    draw = random_draw(K, B, 2)
+    feed(learner, draw._replace(correction=draw.correction * float("nan")))
+    with pytest.raises(LearnerError, match=f"nan at update {K} .environment step 700"):
+        learner.run(env_steps=700)
+
+
+def test_a_dataset_that_ends_is_a_stall() -> None:
+    learner = make_learner(DQN(batch_size=B), Uniform(), make_strategy("local"), updates_per_call=K)
+    learner.connect(lambda b, r: tf.data.Dataset.from_tensors(random_draw(K, B, 2)), "", "")
+    learner.run(0)
+    with pytest.raises(LearnerError, match=f"waits for the replay: after {K} updates"):
+        learner.run(0)
+
+
+def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
+    learner, _ = trained(xla=True)
+    learner.checkpoint().write(str(tmp_path / "state"))
+    expected = learner.run(0)
+    other, _ = trained(xla=True, calls=0)
+    other.checkpoint().read(str(tmp_path / "state")).assert_consumed()
+    other.restored()
+    assert other.updates == 3 * K
+    assert other.run(0) == pytest.approx(expected, rel=1e-6)
+
+
+REPLICAS = """
+import json, sys
+import tensorflow as tf
+from agents.algos.dqn import DQN
+from pipeline.dataset import Draw
+from servers.memory.prioritized import Prioritized
+from tests.agents.helpers import make_learner, random_draw
+replicas, K, B = int(sys.argv[1]), 4, 16
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if replicas == 2 else tf.distribute.get_strategy()
+class Weighted(Prioritized):
+    prioritized = False
+learner = make_learner(DQN(batch_size=B, target_update_period=3), Weighted(), strategy, updates_per_call=K)
+whole = random_draw(K, B, 2)
+shares = []
+def part(batches, count):
+    index, size = len(shares), B // count
+    shares.append(index)
+    cut = lambda leaf: leaf[:, index * size : (index + 1) * size]
+    steps = tf.nest.map_structure(cut, whole.steps)
+    draw = Draw(steps, cut(whole.correction), tf.zeros([K * size], tf.uint64))
+    return tf.data.Dataset.from_tensors(draw).repeat()
+# MirroredStrategy makes one dataset a host, which its replicas read in turn.
+def turns(batches, count):
+    draws = [part(batches, count) for _ in range(count)]
+    return tf.data.Dataset.choose_from_datasets(draws, tf.data.Dataset.range(count).repeat())
+learner.connect(turns, "", "")
+metrics = [learner.run(100 * i) for i in range(3)]
+weights = [v.numpy().tolist() for v in learner.params.online["q"].variables + learner.params.target["q"].variables]
+print(json.dumps({"metrics": metrics, "weights": weights, "traces": learner.trace_count()}))
+"""
+
+
+def test_two_replicas_give_the_same_losses_and_parameters_as_one() -> None:
+    # One strategy a process: a second MirroredStrategy in the same one fails.
+    one, two = (
+        json.loads(
+            subprocess.run(
+                [sys.executable, "-c", REPLICAS, str(count)],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=200,
+            ).stdout.splitlines()[-1]
+        )
+        for count in (1, 2)
+    )
+    assert two["traces"] == 1
+    for a, b in zip(one["weights"], two["weights"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    for a, b in zip(one["metrics"], two["metrics"], strict=True):
+        assert b == pytest.approx(a, rel=1e-3, abs=1e-5)

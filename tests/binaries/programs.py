@@ -1,0 +1,74 @@
+"""Programs run as processes of their own, as a person runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.index import ROOT
+
+TIMEOUT = 240
+
+
+class Ended(NamedTuple):
+    """A program that came to its end."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def environment() -> dict[str, str]:
+    """This process's environment with the checkout's modules, and with native libraries as loud as they are."""
+    variables = {k: v for k, v in os.environ.items() if not k.startswith(("TF_CPP_", "GRPC_", "PYTEST_"))}
+    return variables | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+
+
+def run(module: str, *arguments: str, stdin: str | None = None) -> Ended:
+    """Runs `python -m module` to its end."""
+    ended = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+        timeout=TIMEOUT,
+    )
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+@contextlib.contextmanager
+def running(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`python -m module` while it runs, stderr among stdout; it does not outlive the `with`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def rejected(commands: list[list[str]]) -> list[dict[str, Any]]:
+    """What `train` does with each command line; see many_commands.py."""
+    ended = run("tests.binaries.many_commands", stdin=json.dumps(commands))
+    assert ended.code == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file below `folder` with what it holds, and every folder with None."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}

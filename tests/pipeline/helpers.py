@@ -1,0 +1,184 @@
+"""Scripted experience, written by the actor to a real Reverb server, beside the rows that it must consist of."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import dm_env.specs as specs
+import numpy as np
+import reverb
+import tensorflow as tf
+
+from agents.actor import Actor
+from agents.learner import AGE
+from pipeline.envs.lanes import Lanes
+from pipeline.envs.scripted import Scripted
+from pipeline.rows import Rows
+from pipeline.types import Data
+from pipeline.writer import Writer
+from servers import tables
+from servers.memory.memory import Memory
+from servers.memory.queue import Queue
+
+LANE = "lane"
+"""a row extra: the lane that wrote it"""
+
+
+class Script(NamedTuple):
+    """What one lane plays, again and again."""
+
+    lengths: tuple[int, ...]
+    truncated: tuple[bool, ...]
+
+
+SCRIPTS = (
+    Script((2, 1), (False, True)),
+    Script((1, 3), (True, False)),
+    Script((4,), (False,)),
+)
+
+
+class Row(NamedTuple):
+    """One row of one lane, as plain numbers."""
+
+    lane: int
+    episode: int
+    step: int
+    action: int
+    reward: float
+    discount: float
+    first: bool
+    last: bool
+
+    def __str__(self) -> str:
+        """'a12': lane a, episode 1, step 2; a LAST row has a star."""
+        return f"{chr(ord('a') + self.lane)}{self.episode:.0f}{self.step:.0f}{'*' if self.last else ''}"
+
+
+Window = list[Row]
+
+
+class Item(NamedTuple):
+    """What a table holds."""
+
+    key: int
+    priority: float
+    windows: list[Window]
+    """one, or one a lane"""
+
+
+class LaneQueue(Queue):
+    """A queue of lanes' own windows, so that what prioritized memory stores can be read in order."""
+
+    blocks = False
+
+
+class Ones:
+    """A policy that takes action 1."""
+
+    calls = 0
+
+    def __init__(self, lanes: int):
+        self._lanes = np.arange(lanes, dtype=np.int32)
+
+    def __call__(self, observation: np.ndarray, env_steps: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        return np.ones(len(observation), np.int32), {LANE: self._lanes}
+
+
+class Stream:
+    """Lanes, actor and writer, connected to a server."""
+
+    def __init__(
+        self,
+        serve: Callable[[reverb.Table], reverb.Server],
+        memory: Memory,
+        scripts: Sequence[Script] = SCRIPTS,
+        *,
+        n: int = 1,
+        period: int = 1,
+        batch_size: int = 6,
+        size: int = 600,
+    ):
+        lanes = len(scripts)
+        self.memory = memory
+        self.data = Data("", window=n + 1, batch_size=batch_size, size=size, min_size=1, period=period)
+        self.lanes = Lanes([Scripted(*script) for script in scripts])
+        extras = {LANE: specs.Array((), np.int32), AGE: specs.Array((), np.int32)}
+        self.rows = Rows(self.lanes.observation_spec, self.lanes.action_spec, extras)
+        self.signature = tables.signature(self.rows, n + 1, lanes if memory.blocks else None)
+        self.server = serve(memory.table(tables.TABLE, self.data, lanes, self.signature))
+        self.address = f"localhost:{self.server.port}"
+        self.client = reverb.Client(self.address)
+        self.writer = Writer(self.client, tables.TABLE, self.rows, lanes, n + 1, period, memory.blocks)
+        policy: Any = Ones(lanes)
+        self._actor = Actor(policy, self.writer, self.lanes.action_spec, lanes)
+        self._state = self.lanes.reset(0)
+
+    def write(self, count: int, priorities: Sequence[float] | None = None, flush: bool = True) -> None:
+        """Writes `count` rows of every lane; with `flush` the server holds their windows when it returns."""
+        for priority in priorities or [1.0] * count:
+            last_state, action = self._state, self._actor.act(self._state)
+            self._state, reward, done = self.lanes.step(action)
+            self._actor.observe(last_state, action, reward, done, self._state, priority)
+        if flush:
+            self._actor.flush()
+
+    def table_size(self) -> int:
+        """Items in the table."""
+        return self.client.server_info()[tables.TABLE].current_size
+
+    def items(self) -> list[Item]:
+        """As many samples as there are items: a queue gives each of them once, in order."""
+        size = self.table_size()
+        if size == 0:
+            return []
+        samples: Any = list(
+            self.client.sample(tables.TABLE, size, emit_timesteps=False, unpack_as_table_signature=True)
+        )
+        columns = {name: np.stack([s.data[name] for s in samples]) for name in self.signature}
+        if self.memory.blocks:  # [items, T + 1, E, ...] -> [items * E, T + 1, ...]
+            columns = {name: np.concatenate(np.swapaxes(column, 1, 2)) for name, column in columns.items()}
+        flat = windows(self.rows.unpack({name: tf.constant(column) for name, column in columns.items()}))
+        each = len(flat) // size
+        return [
+            Item(int(s.info.key), float(s.info.priority), flat[i * each : (i + 1) * each])
+            for i, s in enumerate(samples)
+        ]
+
+    def stored(self) -> list[list[Window]]:
+        """Takes all items out of a queue: the windows of each."""
+        return [item.windows for item in self.items()]
+
+
+def windows(steps: Any) -> list[Window]:
+    """The windows in a `Step` of tensors [B, T + 1, ...]."""
+    episode, step = np.moveaxis(np.asarray(steps.observation), -1, 0)
+    parts = [steps.extras[LANE], episode, step, steps.action, steps.reward, steps.discount, steps.first, steps.last]
+    leaves = [np.asarray(part).tolist() for part in parts]
+    return [[Row(*row) for row in zip(*window, strict=True)] for window in zip(*leaves, strict=True)]
+
+
+def expected_rows(script: Script, lane: int) -> Iterator[Row]:
+    """The rows of a lane, episode by episode: an episode's steps, then one row of its true final observation."""
+    for episode, (length, truncated) in enumerate(itertools.cycle(zip(*script, strict=True))):
+        for step in range(length):
+            terminates = step == length - 1 and not truncated
+            yield Row(lane, episode, step, 1, step + 1.0, 0.0 if terminates else 1.0, step == 0, False)
+        yield Row(lane, episode, length, 0, 0.0, 1.0, False, True)
+
+
+def expected_items(scripts: Sequence[Script], n: int, period: int, count: int, blocks: bool) -> list[list[Window]]:
+    """The items that `count` rows of every lane make."""
+    rows = [list(itertools.islice(expected_rows(script, lane), count)) for lane, script in enumerate(scripts)]
+    items = []
+    for start in range(0, count - n, period):
+        block = [lane[start : start + n + 1] for lane in rows]
+        items += [block] if blocks else [[window] for window in block if not window[0].last]
+    return items
+
+
+def text(items: list[list[Window]]) -> list[str]:
+    """Items as text: 'a00 a01 | b00 b01*'."""
+    return [" | ".join(" ".join(map(str, window)) for window in item) for item in items]

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import gin
 import numpy as np
 import tree
 
 from agents.actor import Actor
 from agents.algos.algo import Algo
 from agents.learner import Learner
-from pipeline.checks import check_positive
 from pipeline.types import Nest
 
 
-@gin.register
 class Agent:
     """An actor and a learner in one process; the loop that calls it decides nothing.
 
@@ -30,15 +27,11 @@ class Agent:
     `env` is one `Environment` (`lanes` None: states and actions have no leading dimension) or `Lanes` ([E, ...]).
     """
 
-    def __init__(self, algo: Algo, actor: Actor, learner: Learner, lanes: int | None, *, updates_per_step: float = 1.0):
-        """`updates_per_step`: updates per environment step, once the memory holds its `min_size`."""
-        check_positive("Agent", updates_per_step=updates_per_step)
+    def __init__(self, algo: Algo, actor: Actor, learner: Learner, lanes: int | None):
         self.algo = algo
         self.actor = actor
         self.learner = learner
-        self._min_size = algo.data().min_size
         self._single = lanes is None
-        self._updates_per_step = updates_per_step
         self.metrics: dict[str, float] = {}
         """of the latest updates"""
 
@@ -57,14 +50,12 @@ class Agent:
 
     def update(self) -> int:
         """Learns as much as the replay ratio allows; returns the number of updates."""
-        due = (self.actor.env_steps - self._min_size) * self._updates_per_step
-        done = 0
-        while self.learner.updates + self.learner.updates_per_call <= due:
-            if done == 0:
-                self.actor.flush()
+        before = self.learner.updates
+        if self.learner.due(self.actor.env_steps):
+            self.actor.flush()
+        while self.learner.due(self.actor.env_steps):
             self.metrics = self.learner.run(self.actor.env_steps)
-            done += self.learner.updates_per_call
-        return done
+        return self.learner.updates - before
 
 
 def _one_lane(nest: Nest) -> Nest:

@@ -13,14 +13,14 @@ import tree
 from agents.algos.algo import Algo, networks
 from pipeline.checks import check_positive
 from pipeline.dataset import Draw
-from pipeline.types import Batch, Nest, Step
+from pipeline.types import Batch, Nest, RunError, Step
 from servers.memory.memory import Memory
 
 AGE = "env_steps"
 """the row extra that says at how many environment steps it was written"""
 
 
-class LearnerError(RuntimeError):
+class LearnerError(RunError):
     """Learning cannot go on; the message says why, and at which update."""
 
 
@@ -42,14 +42,18 @@ class Learner:
         seed: int,
         *,
         updates_per_call: int = 32,
+        updates_per_step: float = 1.0,
         xla: bool = True,
     ):
         """`train_steps`: environment steps of the whole training, the end of annealing. `seed`: of batches' randomness.
 
+        `updates_per_step`: updates per environment step, once the memory holds its `min_size`.
+
         With `xla` the loop is compiled by XLA, on one replica; on several, or on a TPU, the strategy decides.
         """
-        check_positive("Learner", updates_per_call=updates_per_call)
+        check_positive("Learner", updates_per_call=updates_per_call, updates_per_step=updates_per_step)
         self.updates_per_call = updates_per_call
+        self._updates_per_step = updates_per_step
         self._algo = algo
         self._memory = memory
         self._strategy = strategy
@@ -87,6 +91,11 @@ class Learner:
         if self._memory.prioritized and table:
             client = reverb.TFClient(address)
             self._write_priorities = lambda keys, priorities: client.update_priorities(table, keys, priorities)
+
+    def due(self, env_steps: int) -> bool:
+        """Whether the replay ratio allows the updates of another call at `env_steps` environment steps."""
+        allowed = (env_steps - self._algo.data().min_size) * self._updates_per_step
+        return self.updates + self.updates_per_call <= allowed
 
     def run(self, env_steps: int) -> dict[str, float]:
         """Performs `updates_per_call` updates at `env_steps` environment steps; returns their mean metrics.

@@ -34,7 +34,7 @@ class Work(NamedTuple):
 
 
 # The peer's algorithm is one-step DQN without double Q-learning.
-SAME_WORK = ("DQN.n_step = 1", "DQN.double = False", "Agent.updates_per_step = 1.0")
+SAME_WORK = ("DQN.n_step = 1", "DQN.double = False", "Learner.updates_per_step = 1.0")
 SB3 = ("stable_baselines3_dqn.py", "requirements-stable_baselines3.txt")
 WORKS = {
     "dqn_cartpole_uniform": Work(
@@ -53,7 +53,7 @@ flags.DEFINE_bool("alone", False, "measure --work once, without its peer, and pr
 
 
 def measure(work: Work) -> dict[str, float]:
-    """Measures Encore in this process: the whole training, then the learner alone on the table and on a cached batch."""
+    """Measures Encore in this process: the whole training, then the learner alone on table and cached batch."""
     import tensorflow as tf
 
     from binaries.experiment import Plan

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agents.agent import Agent
     from agents.algos.algo import Algo
     from agents.evaluator import Evaluator
+    from agents.learner import Learner
     from pipeline.envs.environment import Environment
     from pipeline.envs.lanes import Lanes
 
@@ -115,60 +116,73 @@ class Plan:
         self.replay_bytes = tables.budget(self.data, self.memory, self.rows, self.lanes)
         tables.check_budget(self.replay_bytes)
 
-    def build(self, scratch: Path, port: int | None = None, replay: Path | None = None) -> Parts:
-        """Starts the Reverb server (with the contents of `replay`) and puts the parts together.
-
-        `scratch`: a folder for Reverb's own checkpoints.
-        """
-        import reverb
-        import tensorflow as tf
-
-        from agents.actor import Actor, Policy
-        from agents.agent import Agent
-        from agents.evaluator import Evaluator
-        from agents.learner import Learner
-        from pipeline.dataset import dataset
-        from pipeline.envs.make import make
-        from pipeline.writer import Writer
+    def signature(self) -> dict[str, tf.TensorSpec]:
+        """The columns of one item of the replay table."""
         from servers import tables
 
-        experiment, algo, data, memory, lanes = self.experiment, self.algo, self.data, self.memory, self.lanes
-        observation_spec, action_spec = self.environment.observation_spec, self.environment.action_spec
-        tf.keras.utils.set_random_seed(experiment.seed)
-        signature = tables.signature(self.rows, data.window, lanes if memory.blocks else None)
-        table = memory.table(tables.TABLE, data, lanes, signature)
-        server = tables.serve(table, scratch, replay, port)
-        address = f"localhost:{server.port}"
+        return tables.signature(self.rows, self.data.window, self.lanes if self.memory.blocks else None)
+
+    def learner(self, address: str) -> Learner:
+        """A learner that reads from the replay server at `address` ('host:port')."""
+        import tensorflow as tf
+
+        from agents.learner import Learner
+        from pipeline.dataset import dataset
+        from servers import tables
 
         def make_dataset(batches: int, replicas: int) -> tf.data.Dataset:
             return dataset(
                 address,
                 tables.TABLE,
                 self.rows,
-                data,
-                memory,
-                lanes=lanes,
-                signature=signature,
+                self.data,
+                self.memory,
+                lanes=self.lanes,
+                signature=self.signature(),
                 batches=batches,
                 replicas=replicas,
                 timeout_ms=SAMPLE_TIMEOUT_MS,
             )
 
+        experiment = self.experiment
+        tf.keras.utils.set_random_seed(experiment.seed)
         learner = gin.get_configurable(Learner)(
-            algo,
-            memory,
+            self.algo,
+            self.memory,
             self.strategy,
-            observation_spec,
-            action_spec,
+            self.environment.observation_spec,
+            self.environment.action_spec,
             experiment.train_steps,
             experiment.seed,
         )
         learner.connect(make_dataset, address, tables.TABLE)
+        return learner
+
+    def build(self, scratch: Path, port: int | None = None, replay: Path | None = None) -> Parts:
+        """Starts the Reverb server (with the contents of `replay`) and puts the parts together.
+
+        `scratch`: a folder for Reverb's own checkpoints.
+        """
+        import reverb
+
+        from agents.actor import Actor, Policy
+        from agents.agent import Agent
+        from agents.evaluator import Evaluator
+        from pipeline.envs.make import make
+        from pipeline.writer import Writer
+        from servers import tables
+
+        experiment, algo, data, memory, lanes = self.experiment, self.algo, self.data, self.memory, self.lanes
+        table = memory.table(tables.TABLE, data, lanes, self.signature())
+        server = tables.serve(table, scratch, replay, port)
+        address = f"localhost:{server.port}"
+        learner = self.learner(address)
         client = reverb.Client(address)
         writer = Writer(client, tables.TABLE, self.rows, lanes, data.window, data.period, blocks=memory.blocks)
+        observation_spec, action_spec = self.environment.observation_spec, self.environment.action_spec
         policy = Policy(algo, learner.params, observation_spec, lanes, experiment.seed, training=True)
         actor = Actor(policy, writer, action_spec, lanes)
-        agent = gin.get_configurable(Agent)(algo, actor, learner, None if self.single else lanes)
+        agent = Agent(algo, actor, learner, None if self.single else lanes)
 
         def evaluator(episodes: int, salt: int) -> Evaluator:
             maker = lambda: make(experiment.environment)  # noqa: E731

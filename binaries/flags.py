@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
@@ -13,7 +14,7 @@ from binaries.experiment import Experiment
 from pipeline import index
 from pipeline.envs.environment import action_kind
 from pipeline.envs.make import make
-from pipeline.types import UserError
+from pipeline.types import RunError, UserError
 
 FLAGS = flags.FLAGS
 
@@ -96,10 +97,14 @@ def _check_experiment(experiment: Experiment) -> None:
 
 
 def main(program: Callable[[list[str]], int]) -> NoReturn:
-    """Runs `program(argv)` and ends the process; a UserError is one sentence on stderr, and code 2."""
+    """Runs `program(argv)` and ends the process: UserError is one sentence on stderr and code 2, RunError code 1."""
+    program_name = Path(sys.argv[0]).stem
     try:
         code = program(sys.argv)
     except UserError as error:
-        print(f"{sys.argv[0].rpartition('/')[2]}: {settings.without_gin(str(error))}", file=sys.stderr)
+        print(f"{program_name}: {settings.without_gin(str(error))}", file=sys.stderr)
         code = 2
+    except RunError as error:
+        print(f"{program_name}: {error}", file=sys.stderr)
+        code = 1
     sys.exit(code)

@@ -151,13 +151,15 @@ def _check(binding: Binding) -> None:
 
 
 def _fits(value: Any, annotation: str) -> bool:
-    if isinstance(value, bool) and "bool" not in annotation:
-        return False
     if isinstance(value, list):
         value = tuple(value)
+    if "bool" not in annotation and any(isinstance(v, bool) for v in (value if isinstance(value, tuple) else (value,))):
+        return False
+    every = typeguard.CollectionCheckStrategy.ALL_ITEMS
     # Annotations of settings name built-in types only, so that they can be read without importing the class.
     try:
-        typeguard.check_type(value, eval(annotation, {"__builtins__": __builtins__}))
+        kind = eval(annotation, {"__builtins__": __builtins__})
+        typeguard.check_type(value, kind, collection_check_strategy=every)
     except typeguard.TypeCheckError:
         return False
     return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -197,9 +196,6 @@ def main(argv: list[str]) -> int:
     log = console.NativeLog()
     import tensorflow as tf
 
-    from agents.learner import LearnerError
-    from pipeline.writer import WriterError
-
     tf.config.threading.set_intra_op_parallelism_threads(command.experiment.threads)
     settings.apply(command.settings)
     plan = Plan(command.flags["sys"], command.flags["tpu"])
@@ -221,15 +217,11 @@ def main(argv: list[str]) -> int:
         if unit is not None:
             run.restore(unit)
         run.show_settings_in_tensorboard(operative)
-        finished = run.train()
-        if finished:
+        if run.train():
             run.test()
             print(f"TensorBoard: ./run tensorboard --logdir={folder.path}\nCheckpoints: {folder.checkpoints}")
         else:
             print(f"Stopped and saved; the same command goes on from here. Checkpoints: {folder.checkpoints}")
-    except (LearnerError, WriterError) as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 1
     finally:
         parts.close()
     return 0

@@ -50,6 +50,8 @@ class Rows:
             if spec.dtype.itemsize > 4:
                 raise ValueError(f"{path} is {spec.dtype}: rows hold numbers of at most 32 bits.")
             size = math.prod(spec.shape)
+            if size < LARGE and spec.dtype == np.float16:
+                raise ValueError(f"{path} is float16: rows hold fewer than {LARGE} such numbers as float32 only.")
             if size >= LARGE:
                 column = "/".join(map(str, path))
                 self._leaves.append(_Leaf(spec, size, column, 0))

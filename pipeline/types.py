@@ -24,6 +24,10 @@ class UserError(Exception):
     """Input that a person can mend. Programs print it as one sentence and end with code 2."""
 
 
+class RunError(RuntimeError):
+    """A run cannot go on: its sentence says why, and who waits for whom. Programs print it and end with code 1."""
+
+
 class Step(NamedTuple):
     """One row. An episode is its rows in order, then one LAST row that holds the true final observation."""
 

@@ -8,14 +8,14 @@ import numpy as np
 import reverb
 
 from pipeline.rows import Rows
-from pipeline.types import Step
+from pipeline.types import RunError, Step
 
 PENDING = 32
 """items that may wait for the server's word before appending waits too; Reverb complains past 50"""
 TIMEOUT_MS = 30_000
 
 
-class WriterError(RuntimeError):
+class WriterError(RunError):
     """The replay server did not take what was written."""
 
 

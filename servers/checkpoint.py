@@ -46,12 +46,15 @@ class Checkpoints:
         Raises OSError where the disk does not take it; the units before stand.
         """
         path = self._folder / f"step-{step:012d}"
+        if (path / MANIFEST).exists():  # the unit of this step stands until the new one is whole, which sorts after it
+            path = path.with_name(f"{path.name}.again")
         self._remove(path)
         path.mkdir(parents=True)
         try:
             write(path)
             files = {str(f.relative_to(path)): _fingerprint(f) for f in sorted(path.rglob("*")) if f.is_file()}
             manifest = {"step": step, "state": state, "score": score, "files": files}
+            manifest["checksum"] = _checksum(manifest)
             temporary = path / f"{MANIFEST}.new"
             with temporary.open("w") as stream:
                 json.dump(manifest, stream, indent=1)
@@ -59,7 +62,9 @@ class Checkpoints:
                 os.fsync(stream.fileno())
             temporary.rename(path / MANIFEST)
             _sync_folder(path)
-        except OSError:
+        except (
+            BaseException
+        ):  # a full disk is an OSError to Python only: TensorFlow and Reverb have errors of their own
             self._remove(path)
             raise
         self._prune(path)
@@ -85,7 +90,7 @@ class Checkpoints:
     def _prune(self, newest: Path) -> None:
         folders = self._folders()
         best = max(folders, key=_score)
-        keep = {*folders[-self._kept :], best if _score(best) > -math.inf else newest}
+        keep = {newest, *folders[-self._kept :], best if _score(best) > -math.inf else newest}
         for path in self._folder.glob("step-*"):
             if path not in keep:
                 self._remove(path)
@@ -99,7 +104,7 @@ class Checkpoints:
 def _score(path: Path) -> float:
     try:
         score = json.loads((path / MANIFEST).read_text())["score"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return -math.inf
     return -math.inf if score is None else score
 
@@ -108,9 +113,11 @@ def _read(path: Path) -> tuple[Unit | None, str]:
     """The unit at `path`, or None and what is wrong with it."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
+        if manifest.pop("checksum") != _checksum(manifest):
+            return None, "its manifest is not what was written"
         unit = Unit(path, manifest["step"], manifest["state"], manifest["score"])
         files: dict[str, list[int]] = manifest["files"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return None, f"its manifest cannot be read: {error}"
     for name, fingerprint in files.items():
         try:
@@ -119,6 +126,10 @@ def _read(path: Path) -> tuple[Unit | None, str]:
         except OSError as error:
             return None, f"{name}: {error.strerror}"
     return unit, ""
+
+
+def _checksum(manifest: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(manifest).encode())
 
 
 def _fingerprint(path: Path, sync: bool = True) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import dm_env.specs as specs
 import numpy as np
+import tree
 
 from pipeline import index
 from pipeline.envs.environment import Done, Environment
@@ -75,7 +76,9 @@ class GymEnvironment(Environment):
 
     def _begin(self, seed: int | None) -> Nest:
         result = self._environment.reset(seed=seed) if seed is not None else self._environment.reset()
-        return self._cast(result[0] if isinstance(result, tuple) and len(result) == 2 else result)
+        # (state, info); a state may be a pair too.
+        informed = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
+        return self._cast(result[0] if informed else result)
 
     def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
         if self._discrete:
@@ -93,7 +96,10 @@ class GymEnvironment(Environment):
         self._environment.close()
 
     def _cast(self, state: Nest) -> Nest:
-        return state if self._dtype is None else np.asarray(state, self._dtype)
+        if self._dtype is not None:
+            return np.asarray(state, self._dtype)
+        cast = lambda spec, part: np.asarray(part, spec.dtype)  # noqa: E731
+        return tree.map_structure_up_to(self.observation_spec, cast, self.observation_spec, state)
 
 
 def _spec(space: Any) -> Nest:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 Once = Callable[[str, Callable[[Path], None]], Path]
-"""`once(name, fill)`: the folder of that name, which `fill` filled once in this session, in whichever worker came first"""
+"""`once(name, fill)`: the folder of that name, which `fill` filled once in this session, whatever worker came first"""
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ Starting Python and TensorFlow costs seconds and a rejected command line does no
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -32,6 +33,8 @@ def run(arguments: list[str]) -> dict[str, Any]:
         except Exception:
             traceback.print_exc()
         finally:
+            # What the program leaves behind ends now, as with its process: where its native log still listens.
+            gc.collect()
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
             sys.stdout, sys.stderr = streams

@@ -72,3 +72,14 @@ def rejected(commands: list[list[str]]) -> list[dict[str, Any]]:
 def contents(folder: Path) -> dict[str, bytes | None]:
     """Every file below `folder` with what it holds, and every folder with None."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def on_screen(text: str) -> list[str]:
+    """The lines that a terminal shows after `text`: a carriage return goes back to the line's beginning."""
+    lines = []
+    for line in text.replace("\r\n", "\n").split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown.rstrip())
+    return lines[:-1] if lines[-1] == "" else lines

@@ -43,8 +43,8 @@ def draws(stream: Stream, batches: int = 2, replicas: int = 1, timeout_ms: int =
 def batch_windows(draw: Draw) -> list[list[Window]]:
     """The windows of each of the draw's batches."""
     flat = windows(tree.map_structure(lambda leaf: tf.reshape(leaf, [-1, *leaf.shape[2:]]), draw.steps))
-    batches, size = draw.correction.shape
-    return [flat[i * size : (i + 1) * size] for i in range(batches)]
+    size = len(flat) // len(draw.correction)
+    return [flat[i : i + size] for i in range(0, len(flat), size)]
 
 
 def all_windows(draw: Draw) -> list[Window]:

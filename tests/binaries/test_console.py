@@ -1,0 +1,107 @@
+"""The progress on the screen: one line that is overwritten on a terminal, few lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import types
+from collections.abc import Callable
+
+import pytest
+
+from binaries import console
+from tests.binaries.programs import on_screen
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def sleep(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the clock that the progress looks at."""
+    now = [100.0]
+    monkeypatch.setattr(console, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+
+    def forward(seconds: float) -> None:
+        now[0] += seconds
+
+    return forward
+
+
+def test_a_line_tells_steps_updates_return_rates_and_time_left(
+    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = console.Progress(train_steps=10_000, env_steps=1_000, updates=500)
+    sleep(10)
+    progress.show(2_000, 1_250, 21.26)
+    assert capsys.readouterr().out == (
+        "2,000 of 10,000 steps | 1,250 updates | return 21.3 | 100 steps/s | 75 updates/s | 0:01:20 left\n"
+    )
+    assert progress.rates == (100.0, 75.0)
+
+
+def test_rates_are_those_since_the_line_before(
+    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = console.Progress(train_steps=40_000, env_steps=0, updates=0)
+    sleep(10)
+    progress.show(1_000, 1_000, 1.0)
+    sleep(5)
+    progress.show(1_010, 1_020, 1.0)
+    assert "| 2 steps/s | 4 updates/s | 5:24:55 left" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_what_is_not_known_yet_is_a_dash(sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]) -> None:
+    progress = console.Progress(train_steps=10_000, env_steps=0, updates=0)
+    sleep(10)
+    progress.show(0, 0, None)
+    assert "| return - |" in (line := capsys.readouterr().out)
+    assert line.endswith("| - left\n")
+
+
+def test_a_terminal_is_shown_the_progress_every_second(sleep: Callable[[float], None]) -> None:
+    with contextlib.redirect_stdout(Terminal()):
+        progress = console.Progress(100, 0, 0)
+        sleep(0.9)
+        assert not progress.due()
+        sleep(0.2)
+        assert progress.due()
+        progress.show(1, 1, None)
+        assert not progress.due()
+
+
+def test_a_file_is_given_a_line_every_ten_seconds(sleep: Callable[[float], None]) -> None:
+    progress = console.Progress(100, 0, 0)
+    sleep(9.9)
+    assert not progress.due()
+    sleep(0.2)
+    assert progress.due()
+
+
+def test_a_terminal_shows_one_line_of_progress_below_what_was_said(sleep: Callable[[float], None]) -> None:
+    with contextlib.redirect_stdout(Terminal()) as terminal:
+        progress = console.Progress(100_000, 0, 0)
+        sleep(1)
+        progress.show(1_000, 1_000, 123.4)
+        progress.say("short")
+        sleep(1)
+        progress.show(2_000, 2_000, None)
+        sleep(1)
+        progress.show(2_001, 2_001, None)
+    lines = on_screen(terminal.getvalue())
+    assert lines[0] == "short"
+    assert len(lines) == 2
+    assert lines[1].startswith("2,001 of 100,000 steps |")
+    assert lines[1].endswith(" left")
+
+
+def test_a_cleared_terminal_has_room_for_what_follows(sleep: Callable[[float], None]) -> None:
+    with contextlib.redirect_stdout(Terminal()) as terminal:
+        progress = console.Progress(100_000, 0, 0)
+        sleep(1)
+        progress.show(1_000, 1_000, 123.4)
+        progress.clear()
+        print("done")
+    assert on_screen(terminal.getvalue()) == ["done"]

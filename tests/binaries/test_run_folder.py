@@ -1,0 +1,121 @@
+"""What a run's folder records, and which commands may continue in it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from binaries.run_folder import RunFolder
+from binaries.settings import Binding
+from pipeline.index import ROOT
+from pipeline.types import UserError
+from tests.binaries.programs import contents
+
+SETTINGS = {"DQN.gamma": 0.9, "DQN.double": True, "Experiment.train_steps": 100}
+
+
+def settings(**changes: Any) -> dict[str, Binding]:
+    """SETTINGS with `changes`, whose names have __ for the dot."""
+    merged = SETTINGS | {name.replace("__", "."): value for name, value in changes.items()}
+    parts = {name: name.split(".") for name in merged}
+    return {n: Binding(parts[n][0], parts[n][1], v, "here") for n, v in merged.items() if v is not None}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A folder that a run has begun in."""
+    (tmp_path / "run").mkdir()
+    begun = RunFolder(str(tmp_path / "run"), settings())
+    begun.write({"hparams": "dqn", "seed": None}, "DQN.gamma = 0.9\n")
+    return begun
+
+
+def test_a_new_folder_is_checked_and_not_made(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path / "several/new/folders"), settings())
+    assert folder.path == tmp_path / "several/new/folders"
+    assert folder.checkpoints.parent == folder.path
+    assert contents(tmp_path) == {}
+
+
+def test_a_folder_is_found_from_where_the_command_runs_and_from_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert RunFolder("run", settings()).path == tmp_path / "run"
+    assert RunFolder("~/run", settings()).path == tmp_path / "home/run"
+
+
+def test_what_ran_is_recorded(folder: RunFolder) -> None:
+    record = json.loads((folder.path / "run.json").read_text())
+    assert record["settings"] == {"DQN.gamma": "0.9", "DQN.double": "True", "Experiment.train_steps": "100"}
+    assert record["flags"] == {"hparams": "dqn", "seed": None}
+    assert record["versions"]["python"] == platform.python_version()
+    for name in ("tensorflow", "dm-reverb", "gym", "numpy"):
+        assert record["versions"][name] == importlib.metadata.version(name)
+    in_git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True).returncode == 0
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?" if in_git else "", record["git_commit"])
+    assert (folder.path / "operative_config.gin").read_text() == "DQN.gamma = 0.9\n"
+    assert set(contents(folder.path)) == {"run.json", "operative_config.gin"}
+
+
+def test_the_same_experiment_continues(folder: RunFolder) -> None:
+    assert RunFolder(str(folder.path), settings()).path == folder.path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"Experiment__train_steps": 200},
+        {"Experiment__train_steps": None},
+        {"Experiment__eval_period": 7},
+        {"Experiment__eval_episodes": 7},
+        {"Experiment__test_episodes": 7},
+        {"Experiment__log_period": 7},
+        {"Experiment__checkpoint_period": 0.5},
+        {"Experiment__kept_checkpoints": 1},
+    ],
+)
+def test_a_run_may_go_on_longer_and_report_otherwise(folder: RunFolder, change: dict[str, Any]) -> None:
+    before = contents(folder.path)
+    RunFolder(str(folder.path), settings(**change))
+    assert contents(folder.path) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"DQN__gamma": 0.8}, "DQN.gamma was 0.9 there and is 0.8 here; choose"),
+        ({"DQN__gamma": None}, "DQN.gamma was 0.9 there and is not set here; choose"),
+        ({"DQN__n_step": 3}, "DQN.n_step was not set there and is 3 here; choose"),
+        ({"Experiment__seed": 3}, "Experiment.seed was not set there and is 3 here; choose"),
+        ({"DQN__gamma": 0.8, "DQN__n_step": 3}, "DQN.gamma was 0.9 there and is 0.8 here and 1 more; choose"),
+    ],
+)
+def test_another_experiment_is_refused_with_the_setting_that_differs(
+    folder: RunFolder, change: dict[str, Any], difference: str
+) -> None:
+    before = contents(folder.path)
+    with pytest.raises(UserError) as error:
+        RunFolder(str(folder.path), settings(**change))
+    assert str(error.value) == (f"{folder.path} holds another experiment's run: {difference} another --output_dir.")
+    assert contents(folder.path) == before
+
+
+def test_a_continued_run_replaces_the_record_and_adds_to_the_results(folder: RunFolder) -> None:
+    folder.append_result(kind="eval", env_steps=100)
+    continued = RunFolder(str(folder.path), settings(Experiment__train_steps=200))
+    continued.write({"hparams": "dqn", "seed": None}, "DQN.gamma = 0.9\n")
+    continued.append_result(kind="test", env_steps=200)
+    assert json.loads((folder.path / "run.json").read_text())["settings"]["Experiment.train_steps"] == "200"
+    assert [json.loads(line) for line in (folder.path / "results.jsonl").read_text().splitlines()] == [
+        {"kind": "eval", "env_steps": 100},
+        {"kind": "test", "env_steps": 200},
+    ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,22 +45,43 @@ def run(module: str, *arguments: str, stdin: str | None = None) -> Ended:
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 
 
+class Running:
+    """A program that goes on; `text` is what it has shown so far, stderr among stdout."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: int):
+        self.process = process
+        self.text = ""
+        self._output = output
+
+    def read_until(self, reached: Callable[[str], object]) -> None:
+        """Reads on until `reached(text)`, or to the program's end: a test that waits for more than comes fails there."""
+        while not reached(self.text):
+            try:
+                data = os.read(self._output, 1 << 16)
+            except OSError:  # that is how a terminal says that nobody writes to it any more
+                data = b""
+            assert data, f"The program ended with code {self.process.wait()} after:\n{self.text}"
+            self.text += data.decode()
+
+    def read_rest(self) -> None:
+        """Reads to the program's end."""
+        with contextlib.suppress(AssertionError):
+            self.read_until(lambda text: False)
+
+
 @contextlib.contextmanager
-def running(module: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """`python -m module` while it runs, stderr among stdout; it does not outlive the `with`."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        env=environment(),
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def running(module: str, *arguments: str, terminal: bool = False) -> Iterator[Running]:
+    """`python -m module` while it runs, on a terminal or with its output in a pipe; it does not outlive the `with`."""
+    reading, writing = pty.openpty() if terminal else os.pipe()
+    command = [sys.executable, "-m", module, *arguments]
+    process = subprocess.Popen(command, stdout=writing, stderr=writing, cwd=ROOT, env=environment())
+    os.close(writing)
+    try:
+        yield Running(process, reading)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reading)
 
 
 def rejected(commands: list[list[str]]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from agents.actor import Actor
 from agents.learner import AGE
+from pipeline.dataset import dataset
 from pipeline.envs.lanes import Lanes
 from pipeline.envs.scripted import Scripted
 from pipeline.rows import Rows
@@ -125,6 +126,21 @@ class Stream:
         if flush:
             self._actor.flush()
 
+    def draws(self, batches: int = 2, replicas: int = 1, timeout_ms: int = 200) -> tf.data.Dataset:
+        """The dataset of the table."""
+        return dataset(
+            self.address,
+            tables.TABLE,
+            self.rows,
+            self.data,
+            self.memory,
+            lanes=len(self.lanes),
+            signature=self.signature,
+            batches=batches,
+            replicas=replicas,
+            timeout_ms=timeout_ms,
+        )
+
     def table_size(self) -> int:
         """Items in the table."""
         return self.client.server_info()[tables.TABLE].current_size
@@ -146,6 +162,13 @@ class Stream:
             Item(int(s.info.key), float(s.info.priority), flat[i * each : (i + 1) * each])
             for i, s in enumerate(samples)
         ]
+
+    def contents(self) -> list[Item]:
+        """The distinct items of a replay, however often it must be sampled to see them all."""
+        seen: dict[int, Item] = {}
+        while len(seen) < self.table_size():
+            seen |= {item.key: item for item in self.items()}
+        return list(seen.values())
 
     def stored(self) -> list[list[Window]]:
         """Takes all items out of a queue: the windows of each."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +11,8 @@ import reverb
 import tensorflow as tf
 import tree
 
-from pipeline.dataset import Draw, check_divides, dataset
+from pipeline.dataset import Draw, check_divides
 from pipeline.types import Data, UserError
-from servers import tables
 from servers.memory.memory import Memory
 from servers.memory.prioritized import Prioritized
 from servers.memory.queue import Queue
@@ -23,21 +21,6 @@ from tests.pipeline.helpers import SCRIPTS, LaneQueue, Stream, Window, expected_
 
 Serve = Callable[[reverb.Table], reverb.Server]
 LANES = len(SCRIPTS)
-
-
-def draws(stream: Stream, batches: int = 2, replicas: int = 1, timeout_ms: int = 200) -> tf.data.Dataset:
-    return dataset(
-        stream.address,
-        tables.TABLE,
-        stream.rows,
-        stream.data,
-        stream.memory,
-        lanes=LANES,
-        signature=stream.signature,
-        batches=batches,
-        replicas=replicas,
-        timeout_ms=timeout_ms,
-    )
 
 
 def batch_windows(draw: Draw) -> list[list[Window]]:
@@ -56,8 +39,8 @@ def all_windows(draw: Draw) -> list[Window]:
 def test_shapes(serve: Serve, memory: type[Memory], batches: int, replicas: int, n: int) -> None:
     stream = Stream(serve, memory(), n=n, batch_size=12)
     stream.write(30)
-    specs = draws(stream, batches, replicas).element_spec
-    draw = next(iter(draws(stream, batches, replicas)))
+    specs = stream.draws(batches, replicas).element_spec
+    draw = next(iter(stream.draws(batches, replicas)))
     batch = 12 // replicas
     assert draw.steps.observation.shape == (batches, batch, n + 1, 2)
     assert draw.steps.reward.shape == draw.steps.last.shape == (batches, batch, n + 1)
@@ -75,7 +58,7 @@ def test_a_queue_gives_every_window_once_and_in_order(serve: Serve, memory: type
     items = expected_items(SCRIPTS, n, 1, 41, stream.memory.blocks)
     written = list(itertools.chain(*items))
     whole = len(written) // 12 * 12  # draws of 2 batches of 6 windows; the rest makes no draw
-    got = [batch for draw in draws(stream) for batch in batch_windows(draw)]
+    got = [batch for draw in stream.draws() for batch in batch_windows(draw)]
     assert [len(batch) for batch in got] == [6] * (whole // 6)
     assert list(itertools.chain(*got)) == written[:whole]
     assert stream.table_size() == 0
@@ -84,7 +67,7 @@ def test_a_queue_gives_every_window_once_and_in_order(serve: Serve, memory: type
 def test_a_queue_gives_up_little_more_than_a_batch(serve: Serve) -> None:
     stream = Stream(serve, Queue(), batch_size=16 * LANES)
     stream.write(101)
-    iterator = iter(draws(stream, batches=1))
+    iterator = iter(stream.draws(batches=1))
     for drawn in (16, 32, 48):
         next(iterator)
         assert 100 - drawn - 4 <= stream.table_size() <= 100 - drawn
@@ -93,7 +76,7 @@ def test_a_queue_gives_up_little_more_than_a_batch(serve: Serve) -> None:
 def test_replicas_share_the_batch(serve: Serve) -> None:
     stream = Stream(serve, Queue(), batch_size=12)
     stream.write(9)
-    draw = next(iter(draws(stream, batches=2, replicas=2)))
+    draw = next(iter(stream.draws(batches=2, replicas=2)))
     assert batch_windows(draw) == [
         list(itertools.chain(*expected_items(SCRIPTS, 1, 1, 9, True)[i : i + 2])) for i in (0, 2)
     ]
@@ -102,7 +85,7 @@ def test_replicas_share_the_batch(serve: Serve) -> None:
 def test_corrections_of_uniform_memory_are_one(serve: Serve) -> None:
     stream = Stream(serve, Uniform(), batch_size=60)
     stream.write(21)
-    for draw in itertools.islice(draws(stream), 3):
+    for draw in itertools.islice(stream.draws(), 3):
         np.testing.assert_allclose(draw.correction, np.ones([2, 60]), rtol=1e-6)
 
 
@@ -111,10 +94,10 @@ def test_corrections_of_prioritized_memory_are_one_over_size_and_probability(ser
     stream = Stream(serve, Prioritized(exponent), batch_size=64)
     priorities = [float(p) for p in np.random.default_rng(0).uniform(0.1, 5.0, 31)]
     stream.write(31, priorities)
-    by_key = {item.key: item for item in stream_contents(stream)}
+    by_key = {item.key: item for item in stream.contents()}
     scaled = {key: item.priority**exponent for key, item in by_key.items()}
     size, total = stream.table_size(), sum(scaled.values())
-    for draw in itertools.islice(draws(stream), 2):
+    for draw in itertools.islice(stream.draws(), 2):
         expected = [total / (size * scaled[key]) for key in draw.keys.numpy().tolist()]
         np.testing.assert_allclose(np.ravel(draw.correction), expected, rtol=1e-5)
 
@@ -123,23 +106,15 @@ def test_corrections_of_prioritized_memory_are_one_over_size_and_probability(ser
 def test_keys_stand_in_the_order_of_the_windows(serve: Serve, memory: type[Memory]) -> None:
     stream = Stream(serve, memory(), n=2, batch_size=30)
     stream.write(20)
-    contents = {item.key: item.windows for item in stream_contents(stream)}
-    for draw in itertools.islice(draws(stream), 3):
+    contents = {item.key: item.windows for item in stream.contents()}
+    for draw in itertools.islice(stream.draws(), 3):
         assert list(itertools.chain(*(contents[key] for key in draw.keys.numpy().tolist()))) == all_windows(draw)
-
-
-def stream_contents(stream: Stream) -> list[Any]:
-    """The distinct items of a replay, however often it must be sampled to see them all."""
-    seen = {}
-    while len(seen) < stream.table_size():
-        seen |= {item.key: item for item in stream.items()}
-    return list(seen.values())
 
 
 @pytest.mark.parametrize("memory", [Queue, LaneQueue, Uniform, Prioritized])
 def test_a_table_without_items_ends_the_iterator(serve: Serve, memory: type[Memory]) -> None:
     stream = Stream(serve, memory())
-    iterator = iter(draws(stream))
+    iterator = iter(stream.draws())
 
     @tf.function
     def draw() -> Draw:
@@ -151,9 +126,9 @@ def test_a_table_without_items_ends_the_iterator(serve: Serve, memory: type[Memo
 
 def test_a_new_iterator_goes_on_after_a_stall(serve: Serve) -> None:
     stream = Stream(serve, Queue())
-    assert list(draws(stream)) == []
+    assert list(stream.draws()) == []
     stream.write(5)
-    assert all_windows(next(iter(draws(stream)))) == list(itertools.chain(*expected_items(SCRIPTS, 1, 1, 5, True)))
+    assert all_windows(next(iter(stream.draws()))) == list(itertools.chain(*expected_items(SCRIPTS, 1, 1, 5, True)))
 
 
 @pytest.mark.parametrize(

@@ -214,16 +214,15 @@ def test_a_damaged_manifest_is_noticed(folder: Folder, damage: Callable[[Path], 
     fallback(folder, units[-1].path)
 
 
-def test_every_flipped_bit_of_a_manifest_is_noticed(folder: Folder) -> None:
+def test_a_flipped_bit_in_any_byte_of_a_manifest_is_noticed(folder: Folder) -> None:
     units = [folder.save(step, score=float(step)) for step in (1, 2, 3)]
     manifest = units[-1].path / MANIFEST
     whole = manifest.read_bytes()
     for at in range(len(whole)):
-        for bit in range(8):
-            flip(manifest, at, bit)
-            fallback(folder, units[-1].path)
-            folder.checkpoints.best_score()
-            manifest.write_bytes(whole)
+        flip(manifest, at, bit=at % 8)
+        fallback(folder, units[-1].path)
+        folder.checkpoints.best_score()
+        manifest.write_bytes(whole)
     assert folder.latest_step() == 3
 
 

@@ -1,0 +1,396 @@
+"""The train program from its first line to its last: what it shows and leaves behind, and how it goes on after an end.
+
+Starting it takes seconds: the tests of one ending share the run that ended so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from reverb.cc import schema_pb2
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from servers.checkpoint import Checkpoints, Unit
+from tests.binaries.conftest import Once
+from tests.binaries.programs import Ended, on_screen, run, running
+
+SETTINGS = "DQN.min_replay_size=200;Learner.updates_per_call=8;Experiment.log_period=250"
+OPERATIVE = "operative_config.gin"
+STEPS = 1_500
+EVALUATION = r"evaluation at ([\d,]+) steps: (\d+\.\d) \+- (\d+\.\d) over 2 episodes"
+PROGRESS = r"[\d,]+ of [\d,]+ steps \| [\d,]+ updates \| return \S+ \| [\d,]+ steps/s \| [\d,]+ updates/s \| \S+ left"
+
+
+def command(folder: Path, train_steps: int, *settings: str) -> list[str]:
+    """A small run in `folder`."""
+    return [
+        "--hparams=dqn_cartpole",
+        f"--output_dir={folder}",
+        f"--train_steps={train_steps}",
+        "--eval_episodes=2",
+        "--test_episodes=3",
+        "--seed=3",
+        f"--hparam_override={';'.join([SETTINGS, *settings])}",
+    ]
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "results.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def newest(folder: Path) -> Unit | None:
+    """The newest whole checkpoint; there must be no damaged one."""
+    warnings: list[str] = []
+    unit = Checkpoints(folder / "checkpoints", 3, warnings.append).latest()
+    assert not warnings
+    return unit
+
+
+def steps_of(unit: Unit | None) -> int:
+    return 0 if unit is None else unit.step
+
+
+def replay_keys(unit: Unit) -> set[int]:
+    """The keys of the items that the checkpoint of the replay holds."""
+    records = tf.data.TFRecordDataset(str(unit.path / "replay/items.tfrecord"), compression_type="ZLIB")
+    return {schema_pb2.PrioritizedItem.FromString(record).key for record in records.as_numpy_iterator()}
+
+
+def learner_values(unit: Unit) -> dict[str, np.ndarray]:
+    """The learner's numbers in a checkpoint, by name."""
+    reader = tf.train.load_checkpoint(str(unit.path / "learner"))
+    tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    return {name: value for name, value in tensors.items() if isinstance(value, np.ndarray | np.number)}
+
+
+def ended_run(once: Once, name: str, copy_of: Path | None, *arguments: Any) -> tuple[Path, Ended]:
+    """The folder and the output of the run of that name: `command(folder, *arguments)` run to its end, once."""
+
+    def fill(root: Path) -> None:
+        if copy_of is not None:
+            shutil.copytree(copy_of, root / "run")
+        (root / "ended.json").write_text(json.dumps(run("binaries.train", *command(root / "run", *arguments))))
+
+    root = once(name, fill)
+    return root / "run", Ended(*json.loads((root / "ended.json").read_text()))
+
+
+# A run from beginning to end. Its only evaluation is at its last step.
+
+
+@pytest.fixture(scope="session")
+def finished(once: Once) -> tuple[Path, Ended]:
+    return ended_run(
+        once, "finished", None, STEPS, f"Experiment.eval_period={STEPS}", "Experiment.checkpoint_period=0.2"
+    )
+
+
+def test_a_run_that_reaches_its_last_step_ends_with_code_0_and_nothing_on_stderr(
+    finished: tuple[Path, Ended],
+) -> None:
+    _, ended = finished
+    assert ended.stderr == ""
+    assert ended.code == 0
+
+
+def test_a_run_shows_each_setting_with_its_origin_before_it_begins(finished: tuple[Path, Ended]) -> None:
+    folder, ended = finished
+    title, *lines = ended.stdout.splitlines()
+    assert title == f"dqn on CartPole-v1, in {folder}"
+    rows = [line.split() for line in lines[: lines.index(f"  everything else has its default: {folder / OPERATIVE}")]]
+    origins = {name: (value, origin) for name, value, origin in rows}
+    assert origins["DQN.gamma"] == ("0.99", "dqn.gin:6")
+    assert origins["DQN.memory"][0] == "'prioritized'"
+    assert origins["DQN.memory"][1].startswith("dqn_cartpole.gin:")
+    assert origins["DQN.min_replay_size"] == ("200", "--hparam_override")
+    assert origins["Experiment.train_steps"] == (str(STEPS), "--train_steps")
+    recorded = json.loads((folder / "run.json").read_text())["settings"]
+    assert {name: value for name, (value, _) in origins.items()} == recorded
+
+
+def test_a_run_shows_memory_evaluation_result_and_places_and_nothing_else(finished: tuple[Path, Ended]) -> None:
+    folder, ended = finished
+    lines = ended.stdout.splitlines()
+    replay, *shown = lines[next(i for i, line in enumerate(lines) if line.startswith("  everything else")) + 1 :]
+    assert re.fullmatch(
+        r"Replay: prioritized, 50,000 windows of 4 rows of \d+ bytes: at most \d+ MiB of memory", replay
+    )
+    # A file is shown the progress every ten seconds: a quick run has none.
+    evaluation, result, *places = [line for line in shown if not re.fullmatch(PROGRESS, line)]
+    assert re.fullmatch(EVALUATION, evaluation)
+    last = results(folder)[-1]
+    assert result == (
+        f"CartPole-v1 after {last['env_steps']:,} steps: {last['mean_return']:.1f} +- {last['std_return']:.1f}"
+        " over 3 greedy episodes"
+    )
+    assert places == [f"TensorBoard: ./run tensorboard --logdir={folder}", f"Checkpoints: {folder}/checkpoints"]
+
+
+def test_the_noise_of_native_libraries_is_in_a_file(finished: tuple[Path, Ended]) -> None:
+    folder, _ = finished
+    noise = (folder / "native.log").read_text()
+    assert "reverb/cc" in noise
+    assert "tensorflow/core" in noise
+
+
+def test_a_run_records_flags_settings_versions_commit_and_seed(finished: tuple[Path, Ended]) -> None:
+    folder, _ = finished
+    record = json.loads((folder / "run.json").read_text())
+    assert record["flags"]["hparams"] == "dqn_cartpole"
+    assert record["flags"]["train_steps"] == STEPS
+    assert record["flags"]["output_dir"] == str(folder)
+    assert record["flags"]["seed"] == 3
+    assert record["settings"]["Experiment.seed"] == "3"
+    assert record["settings"]["DQN.batch_size"] == "64"
+    assert record["versions"]["tensorflow"] == tf.__version__
+    assert "git_commit" in record
+
+
+def test_the_operative_configuration_names_settings_and_defaults_of_what_ran(finished: tuple[Path, Ended]) -> None:
+    folder, _ = finished
+    lines = (folder / OPERATIVE).read_text().splitlines()
+    for line in ("DQN.min_replay_size = 200", "Experiment.seed = 3", "Learner.xla = True", "Prioritized.beta = 0.4"):
+        assert line in lines
+    assert not any(line.startswith(("Uniform.", "Scripted.")) for line in lines)
+
+
+def test_results_have_a_line_for_each_evaluation_and_one_for_the_test(finished: tuple[Path, Ended]) -> None:
+    folder, _ = finished
+    evaluation, test = results(folder)
+    assert (evaluation["kind"], evaluation["episodes"]) == ("eval", 2)
+    assert (test["kind"], test["episodes"]) == ("test", 3)
+    for line in (evaluation, test):
+        assert STEPS <= line["env_steps"] < STEPS + 8
+        # One update a step once there are 200, eight at a time.
+        assert line["updates"] == (line["env_steps"] - 200) // 8 * 8
+        assert line["mean_return"] > 0
+        assert line["std_return"] >= 0
+
+
+def read_events(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    events.Reload()
+    return events
+
+
+def points(events: EventAccumulator, tag: str) -> dict[int, float]:
+    """A tag's values by step."""
+    return {event.step: float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)}
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "episode_return",
+        "episode_length",
+        "learner/loss",
+        "learner/q",
+        "learner/td_error",
+        "learner/priority_mean",
+        "learner/priority_max",
+        "learner/gradient_norm/q",
+        "learner/sample_age",
+        "epsilon",
+        "speed/env_steps_per_second",
+        "speed/updates_per_second",
+        "replay/samples_per_insert",
+        "memory/resident_megabytes",
+    ],
+)
+def test_tensorboard_shows_the_training_against_environment_steps(finished: tuple[Path, Ended], tag: str) -> None:
+    curve = points(read_events(finished[0] / "train"), tag)
+    # Every 250 steps; the first point of what the learner says comes with its first update.
+    assert len(curve) == STEPS // 250
+    for index, (step, value) in enumerate(sorted(curve.items()), start=1):
+        assert 250 * index <= step < 250 * index + 8
+        assert math.isfinite(value)
+    assert any(value > 0 for value in curve.values())
+
+
+def test_tensorboard_shows_exploration_and_reuse_as_they_are(finished: tuple[Path, Ended]) -> None:
+    events = read_events(finished[0] / "train")
+    for step, value in points(events, "epsilon").items():
+        assert value == pytest.approx(1 - 0.95 * step / 10_000, abs=1e-5)
+    for step, value in points(events, "replay/samples_per_insert").items():
+        assert value == pytest.approx(64 * ((step - 200) // 8 * 8) / step, rel=1e-5)
+
+
+def test_tensorboard_shows_evaluation_and_test(finished: tuple[Path, Ended]) -> None:
+    folder, _ = finished
+    events = read_events(folder / "eval")
+    evaluation, test = results(folder)
+    for line, tag in ((evaluation, "episode_return"), (test, "test/episode_return")):
+        assert points(events, tag) == {line["env_steps"]: pytest.approx(line["mean_return"])}
+        assert points(events, f"{tag}_std") == {line["env_steps"]: pytest.approx(line["std_return"])}
+
+
+def test_tensorboard_shows_the_configuration(finished: tuple[Path, Ended]) -> None:
+    (event,) = read_events(finished[0] / "train").Tensors("config")
+    text = tf.make_ndarray(event.tensor_proto).item().decode()
+    assert "DQN.min_replay_size = 200" in text
+    assert "Learner.xla = True" in text
+
+
+def test_the_last_checkpoint_is_of_the_last_step_and_keeps_the_score_of_its_evaluation(
+    finished: tuple[Path, Ended],
+) -> None:
+    folder, _ = finished
+    evaluation, _ = results(folder)
+    unit = newest(folder)
+    assert unit is not None
+    assert unit.step == evaluation["env_steps"]
+    assert unit.score == evaluation["mean_return"]
+    assert unit.state["env_steps"] == unit.step
+
+
+def test_as_many_checkpoints_are_kept_as_was_said(finished: tuple[Path, Ended]) -> None:
+    assert len(list((finished[0] / "checkpoints").glob("step-*/manifest.json"))) == 3
+
+
+# The same command with more steps.
+
+
+@pytest.fixture(scope="session")
+def resumed(once: Once, finished: tuple[Path, Ended]) -> tuple[Path, Ended]:
+    return ended_run(once, "resumed", finished[0], STEPS + 500, "Experiment.eval_period=500")
+
+
+def test_a_resumed_run_says_where_it_goes_on(finished: tuple[Path, Ended], resumed: tuple[Path, Ended]) -> None:
+    folder, ended = resumed
+    step = steps_of(newest(finished[0]))
+    assert (ended.code, ended.stderr) == (0, "")
+    assert f"Resuming at {step:,} environment steps from {folder}/checkpoints/step-{step:012d}\n" in ended.stdout
+
+
+def test_a_resumed_run_counts_on(finished: tuple[Path, Ended], resumed: tuple[Path, Ended]) -> None:
+    before, after = results(finished[0]), results(resumed[0])
+    assert after[: len(before)] == before
+    evaluation, test = after[len(before) :]
+    assert STEPS + 500 <= evaluation["env_steps"] < STEPS + 508
+    for line in (evaluation, test):
+        # Its learner owes no updates for steps of the run before, and does none again.
+        assert line["updates"] == (line["env_steps"] - 200) // 8 * 8
+    unit = newest(resumed[0])
+    assert unit is not None
+    assert learner_values(unit)["updates/.ATTRIBUTES/VARIABLE_VALUE"] == test["updates"]
+
+
+def test_a_resumed_run_has_the_replay_of_the_run_before(
+    finished: tuple[Path, Ended], resumed: tuple[Path, Ended]
+) -> None:
+    before, after = newest(finished[0]), newest(resumed[0])
+    assert before is not None
+    assert after is not None
+    assert len(replay_keys(before)) > STEPS / 2
+    assert replay_keys(before) < replay_keys(after)
+
+
+# The newest checkpoint is damaged, and a signal asks the run to stop.
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_a_signal_stops_and_saves(
+    tmp_path: Path, finished: tuple[Path, Ended]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    sound, damaged = sorted((folder / "checkpoints").glob("step-*"))[-2:]
+    replay = damaged / "replay/chunks.tfrecord"
+    replay.write_bytes(replay.read_bytes()[:-1])
+    never = 10**6
+    # Its evaluations are so far away that a line of progress is the last thing on the screen when the signal comes.
+    arguments = command(folder, never, f"Experiment.eval_period={never}", "Experiment.checkpoint_period=1000.0")
+    with running("binaries.train", *arguments, terminal=True) as train:
+        train.read_until(lambda text: re.search(PROGRESS, text.rpartition("\n")[2]))
+        train.process.send_signal(signal.SIGTERM)
+        train.read_rest()
+        assert train.process.wait() == 0
+    lines = on_screen(train.text)
+    warning = (
+        f"Checkpoint {damaged} is damaged (replay/chunks.tfrecord is not what was written):"
+        " falling back to the one before."
+    )
+    assert warning in lines
+    before = int(sound.name.removeprefix("step-"))
+    assert f"Resuming at {before:,} environment steps from {sound}" in lines
+    assert lines[-1] == f"Stopped and saved; the same command goes on from here. Checkpoints: {folder}/checkpoints"
+    assert not any(re.search(PROGRESS, line) for line in lines)
+    # Only where the damaged one is the newer still does it stand in the way of the new one.
+    whole = Checkpoints(folder / "checkpoints", 3, lambda warning: None).latest()
+    assert whole is not None
+    assert whole.step > before
+    assert whole.state["env_steps"] == whole.step
+    assert replay_keys(whole) > replay_keys(Unit(sound, before, {}, None))
+
+
+# The run is killed, whatever it is doing.
+
+
+def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    settings = ("Experiment.eval_period=250", "Experiment.checkpoint_period=0.1")
+    told: list[str] = []
+
+    def check_goes_on(step: int, lines_before: int, text: str) -> None:
+        told.append(f"from {step}:\n{text}")
+        if step:
+            assert f"Resuming at {step:,} environment steps" in text, told
+        assert "damaged" not in text, told
+        after = [line["env_steps"] for line in results(folder)[lines_before:]]
+        assert after == sorted(after), told
+        assert all(env_steps > step for env_steps in after), told
+
+    for _ in range(3):
+        step, lines_before = steps_of(newest(folder)), len(results(folder))
+        count = random.randint(0, 4)
+        with running("binaries.train", *command(folder, 10**6, *settings)) as train:
+            train.read_until(lambda text, count=count: text.partition("\nReplay: ")[2].count("\n") > count)
+            train.process.kill()
+            train.read_rest()
+            assert train.process.wait() == -signal.SIGKILL
+        check_goes_on(step, lines_before, train.text)
+
+    step, lines_before = steps_of(newest(folder)), len(results(folder))
+    ended = run("binaries.train", *command(folder, step + 300, *settings))
+    assert (ended.code, ended.stderr) == (0, ""), told
+    check_goes_on(step, lines_before, ended.stdout)
+    assert results(folder)[-1]["kind"] == "test"
+    assert step + 300 <= results(folder)[-1]["env_steps"] < step + 308
+    assert steps_of(newest(folder)) == results(folder)[-1]["env_steps"]
+
+
+# Learning cannot go on.
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    # The evaluation at 100 steps writes a checkpoint, the first update comes after 200.
+    settings = ("DQN.learning_rate=1e30", "Experiment.eval_period=100", "Experiment.checkpoint_period=1000.0")
+    ended = run("binaries.train", *command(folder, STEPS, *settings))
+    assert ended.code == 1
+    sentence = re.fullmatch(
+        r"train: The loss is (nan|inf) at update 8 \(environment step (\d+)\): the run stops, and the last checkpoint"
+        r" stands\. A smaller learning rate may help\.\n",
+        ended.stderr,
+    )
+    assert sentence, ended.stderr
+    unit = newest(folder)
+    assert unit is not None
+    assert 100 <= unit.step < int(sentence[2])
+    values = learner_values(unit)
+    assert values["updates/.ATTRIBUTES/VARIABLE_VALUE"] == 0
+    weights = [value for name, value in values.items() if name.startswith("online/")]
+    assert weights
+    for value in weights:
+        assert np.isfinite(value).all()
+    assert all(line["env_steps"] <= int(sentence[2]) for line in results(folder))

@@ -37,6 +37,7 @@ class Experiment:
     lanes: int = 8
     """environments stepped together"""
     train_steps: int = 50_000
+    """of the whole training, which ends before a step of all lanes would go past them"""
     seed: int = 0
     """of parameters, actions and environments; replay through Reverb cannot be seeded"""
     eval_period: int = 5_000

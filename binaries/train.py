@@ -10,7 +10,7 @@ from pathlib import Path
 from binaries import console, flags, settings
 from binaries.experiment import Parts, Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder
-from pipeline.types import UserError
+from pipeline.types import RunError, UserError
 from servers.checkpoint import Checkpoints, Unit
 
 
@@ -57,7 +57,7 @@ class Run:
         # A resumed run starts new episodes, with seeds that it has not used before.
         state = environment.reset(experiment.seed + self._steps)
         try:
-            while self._steps < experiment.train_steps and self._stop_signal is None:
+            while self._steps + experiment.lanes <= experiment.train_steps and self._stop_signal is None:
                 last_state = state
                 action = agent.act(state)
                 state, reward, done = environment.step(action)
@@ -133,7 +133,10 @@ class Run:
         try:
             self._checkpoints.save(self._steps, write, self._agent.actor.state(), score)
             self._saved_steps = self._steps
-        except OSError as error:
+        except RunError:
+            raise
+        except Exception as error:
+            # A full disk is an OSError to Python only; TensorFlow and Reverb have errors of their own.
             self._progress.say(f"WARNING: no checkpoint at {self._steps:,} steps ({error}); the one before stands.")
         self._saved = time.monotonic()
 

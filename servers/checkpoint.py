@@ -43,10 +43,11 @@ class Checkpoints:
     def save(self, step: int, write: Callable[[Path], None], state: dict[str, Any], score: float | None = None) -> Unit:
         """Lets `write(folder)` write the files and makes the unit of `step` whole, then removes what is not kept.
 
-        Raises OSError where the disk does not take it; the units before stand.
+        Raises what `write` raises; the units before stand.
         """
         path = self._folder / f"step-{step:012d}"
-        if (path / MANIFEST).exists():  # the unit of this step stands until the new one is whole, which sorts after it
+        if (path / MANIFEST).exists():
+            # The unit of this step stands until the new one, which sorts after it, is whole.
             path = path.with_name(f"{path.name}.again")
         self._remove(path)
         path.mkdir(parents=True)
@@ -62,9 +63,7 @@ class Checkpoints:
                 os.fsync(stream.fileno())
             temporary.rename(path / MANIFEST)
             _sync_folder(path)
-        except (
-            BaseException
-        ):  # a full disk is an OSError to Python only: TensorFlow and Reverb have errors of their own
+        except BaseException:
             self._remove(path)
             raise
         self._prune(path)

@@ -54,7 +54,7 @@ class Running:
         self._output = output
 
     def read_until(self, reached: Callable[[str], object]) -> None:
-        """Reads on until `reached(text)`, or to the program's end: a test that waits for more than comes fails there."""
+        """Reads on until `reached(text)`; a program that ends before that fails the test."""
         while not reached(self.text):
             try:
                 data = os.read(self._output, 1 << 16)

@@ -156,7 +156,7 @@ def heavy(once: Once) -> dict[str, Any]:
 
 
 def check_rejected(answer: dict[str, Any]) -> None:
-    assert answer["stderr"].startswith(f"train.py: {answer['sentence']}")
+    assert answer["stderr"].startswith(f"train: {answer['sentence']}")
     assert answer["stderr"].endswith("\n")
     assert answer["stderr"].count("\n") == 1
     assert answer["code"] == 2
@@ -180,5 +180,5 @@ def test_the_program_ends_with_code_2_and_says_what_it_misses() -> None:
     assert ended.code == 2
     assert ended.stdout == ""
     assert ended.stderr == (
-        "train.py: No hyper-parameters were chosen: add --hparams=NAME, for example --hparams=dqn_cartpole.\n"
+        "train: No hyper-parameters were chosen: add --hparams=NAME, for example --hparams=dqn_cartpole.\n"
     )

@@ -24,7 +24,17 @@ from servers.checkpoint import Checkpoints, Unit
 from tests.binaries.conftest import Once
 from tests.binaries.programs import Ended, on_screen, run, running
 
-SETTINGS = "DQN.min_replay_size=200;Learner.updates_per_call=8;Experiment.log_period=250"
+SETTINGS = (
+    "DQN.min_replay_size=200",
+    "DQN.batch_size=64",
+    "DQN.n_step=3",
+    "Epsilon.final=0.05",
+    "Epsilon.decay_steps=10_000",
+    "Learner.updates_per_step=1.0",
+    "Learner.updates_per_call=8",
+    "Experiment.lanes=8",
+    "Experiment.log_period=250",
+)
 OPERATIVE = "operative_config.gin"
 STEPS = 1_500
 EVALUATION = r"evaluation at ([\d,]+) steps: (\d+\.\d) \+- (\d+\.\d) over 2 episodes"
@@ -40,7 +50,7 @@ def command(folder: Path, train_steps: int, *settings: str) -> list[str]:
         "--eval_episodes=2",
         "--test_episodes=3",
         "--seed=3",
-        f"--hparam_override={';'.join([SETTINGS, *settings])}",
+        f"--hparam_override={';'.join([*SETTINGS, *settings])}",
     ]
 
 
@@ -64,14 +74,14 @@ def steps_of(unit: Unit | None) -> int:
 def replay_keys(unit: Unit) -> set[int]:
     """The keys of the items that the checkpoint of the replay holds."""
     records = tf.data.TFRecordDataset(str(unit.path / "replay/items.tfrecord"), compression_type="ZLIB")
-    return {schema_pb2.PrioritizedItem.FromString(record).key for record in records.as_numpy_iterator()}
+    proto: Any = schema_pb2
+    return {proto.PrioritizedItem.FromString(record).key for record in records.as_numpy_iterator()}
 
 
-def learner_values(unit: Unit) -> dict[str, np.ndarray]:
-    """The learner's numbers in a checkpoint, by name."""
+def learner_values(unit: Unit) -> dict[str, Any]:
+    """The learner's variables in a checkpoint, by name."""
     reader = tf.train.load_checkpoint(str(unit.path / "learner"))
-    tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    return {name: value for name, value in tensors.items() if isinstance(value, np.ndarray | np.number)}
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 def ended_run(once: Once, name: str, copy_of: Path | None, *arguments: Any) -> tuple[Path, Ended]:
@@ -91,9 +101,8 @@ def ended_run(once: Once, name: str, copy_of: Path | None, *arguments: Any) -> t
 
 @pytest.fixture(scope="session")
 def finished(once: Once) -> tuple[Path, Ended]:
-    return ended_run(
-        once, "finished", None, STEPS, f"Experiment.eval_period={STEPS}", "Experiment.checkpoint_period=0.2"
-    )
+    settings = (f"Experiment.eval_period={STEPS}", "Experiment.checkpoint_period=0.2", "Experiment.kept_checkpoints=2")
+    return ended_run(once, "finished", None, STEPS, *settings)
 
 
 def test_a_run_that_reaches_its_last_step_ends_with_code_0_and_nothing_on_stderr(
@@ -124,7 +133,7 @@ def test_a_run_shows_memory_evaluation_result_and_places_and_nothing_else(finish
     lines = ended.stdout.splitlines()
     replay, *shown = lines[next(i for i, line in enumerate(lines) if line.startswith("  everything else")) + 1 :]
     assert re.fullmatch(
-        r"Replay: prioritized, 50,000 windows of 4 rows of \d+ bytes: at most \d+ MiB of memory", replay
+        r"Replay: prioritized, [\d,]+ windows of 4 rows of \d+ bytes: at most \d+ MiB of memory", replay
     )
     # A file is shown the progress every ten seconds: a quick run has none.
     evaluation, result, *places = [line for line in shown if not re.fullmatch(PROGRESS, line)]
@@ -255,7 +264,7 @@ def test_the_last_checkpoint_is_of_the_last_step_and_keeps_the_score_of_its_eval
 
 
 def test_as_many_checkpoints_are_kept_as_was_said(finished: tuple[Path, Ended]) -> None:
-    assert len(list((finished[0] / "checkpoints").glob("step-*/manifest.json"))) == 3
+    assert len(list((finished[0] / "checkpoints").glob("step-*/manifest.json"))) == 2
 
 
 # The same command with more steps.
@@ -325,12 +334,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_signal_stops_and_saves(
     assert f"Resuming at {before:,} environment steps from {sound}" in lines
     assert lines[-1] == f"Stopped and saved; the same command goes on from here. Checkpoints: {folder}/checkpoints"
     assert not any(re.search(PROGRESS, line) for line in lines)
-    # Only where the damaged one is the newer still does it stand in the way of the new one.
+    # The damaged one may be newer still.
     whole = Checkpoints(folder / "checkpoints", 3, lambda warning: None).latest()
     assert whole is not None
     assert whole.step > before
     assert whole.state["env_steps"] == whole.step
-    assert replay_keys(whole) > replay_keys(Unit(sound, before, {}, None))
+    assert replay_keys(whole) >= replay_keys(Unit(sound, before, {}, None))
 
 
 # The run is killed, whatever it is doing.

@@ -143,6 +143,16 @@ def test_an_interrupted_save_leaves_nothing_behind_and_the_earlier_units(
     assert folder.warnings == []
 
 
+def test_the_manifest_comes_into_place_whole_after_everything_else_is_on_the_disk(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda _: seen.append((path / MANIFEST).exists()))
+    path = folder.path / "step-000000000001"
+    assert folder.save(1).path == path
+    assert seen == [False, False, False, True]  # two files, the manifest under another name, the folder
+
+
 @pytest.mark.parametrize("call", range(4))  # two files, the manifest, the folder
 def test_a_disk_that_is_full_when_the_files_are_synced_leaves_the_earlier_units(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, call: int

@@ -35,9 +35,9 @@ def written(serve: Serve, memory: Memory) -> Stream:
     return stream
 
 
-def sampled(stream: Stream) -> tuple[Draw, np.ndarray]:
-    """A draw of SAMPLES samples, and the number of each one's window."""
-    draw: Any = next(iter(stream.draws(batches=20, timeout_ms=60_000)))
+def sampled(stream: Stream, batches: int = 20) -> tuple[Draw, np.ndarray]:
+    """A draw, of SAMPLES samples where nothing else is said, and the number of each one's window."""
+    draw: Any = next(iter(stream.draws(batches, timeout_ms=60_000)))
     return draw, draw.steps.observation.numpy()[:, :, 0, 1].astype(int)
 
 
@@ -84,7 +84,7 @@ def test_a_priority_of_zero_is_never_sampled(serve: Serve) -> None:
 @pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
 def test_importance_weights_of_what_is_sampled(serve: Serve, beta: float, final_beta: float, progress: float) -> None:
     stream = written(serve, Prioritized(0.6, beta, final_beta))
-    draw, windows = sampled(stream)
+    draw, windows = sampled(stream, batches=1)
     probability = (PRIORITIES**0.6 / (PRIORITIES**0.6).sum())[windows]
     now = (1 - progress) * beta + progress * final_beta
     weight = stream.memory.weight(draw.correction, tf.constant(progress))
@@ -119,7 +119,7 @@ def test_a_full_replay_drops_its_oldest_windows(serve: Serve) -> None:
 def test_replays_give_their_windows_again_and_again(serve: Serve) -> None:
     for memory in (Uniform(), Prioritized()):
         stream = written(serve, memory)
-        sampled(stream)
+        sampled(stream, batches=1)
         assert stream.table_size() == 5
 
 

@@ -42,6 +42,8 @@ class DQN(Algo):
         n_step: int = 1,
         double: bool = False,
         learning_rate: float = 1e-3,
+        final_learning_rate: float | None = None,
+        learning_rate_decay: int = 50_000,
         adam_epsilon: float = 1e-7,
         max_gradient_norm: float | None = None,
         target_update_period: int = 100,
@@ -49,6 +51,7 @@ class DQN(Algo):
     ):
         """`replay_size` and `batch_size` are in windows, `min_replay_size` in environment steps, the period in updates.
 
+        With a `final_learning_rate`, the rate goes there linearly over the first `learning_rate_decay` updates.
         `target_update_rate` below 1 makes the target an average of the online parameters.
         """
         check_positive(
@@ -58,6 +61,7 @@ class DQN(Algo):
             batch_size=batch_size,
             n_step=n_step,
             learning_rate=learning_rate,
+            learning_rate_decay=learning_rate_decay,
             target_update_period=target_update_period,
             target_update_rate=target_update_rate,
         )
@@ -69,6 +73,9 @@ class DQN(Algo):
         self._gamma = gamma
         self._double = double
         self._learning_rate = learning_rate
+        if final_learning_rate is not None:
+            schedules = tf.keras.optimizers.schedules
+            self._learning_rate = schedules.PolynomialDecay(learning_rate, learning_rate_decay, final_learning_rate)
         self._adam_epsilon = adam_epsilon
         self._max_gradient_norm = max_gradient_norm
         self._target_update = TargetUpdate(target_update_period, target_update_rate)

@@ -85,6 +85,23 @@ def test_acts_greedily_without_training() -> None:
     np.testing.assert_array_equal(action, np.argmax(params.online["q"](state), axis=-1))
 
 
+def test_learning_rate_goes_linearly_to_its_final_value() -> None:
+    adam = DQN(learning_rate=1.0, final_learning_rate=0.2, learning_rate_decay=100).optimizers()["q"]
+    variable = tf.Variable(tf.constant(0.0))
+    rates = []
+    for updates in (0, 50, 100, 1000):
+        adam.build([variable])
+        adam.iterations.assign(updates)
+        adam.apply_gradients([(tf.constant(1.0), variable)])
+        rates.append(round(float(adam.learning_rate), 5))
+    assert rates == [1.0, 0.6, 0.2, 0.2]
+
+
+def test_gradients_are_clipped_by_their_global_norm() -> None:
+    adam = DQN(max_gradient_norm=0.5).optimizers()["q"]
+    assert adam.global_clipnorm == 0.5
+
+
 @pytest.mark.parametrize(
     "settings", [{"n_step": 0}, {"batch_size": -1}, {"gamma": 1.1}, {"target_update_rate": 2.0}, {"learning_rate": 0.0}]
 )

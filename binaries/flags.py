@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -98,6 +99,8 @@ def _check_experiment(experiment: Experiment) -> None:
 
 def main(program: Callable[[list[str]], int]) -> NoReturn:
     """Runs `program(argv)` and ends the process: UserError is one sentence on stderr and code 2, RunError code 1."""
+    # gym needs pygame 2.1, which imports what setuptools warns about.
+    warnings.filterwarnings("ignore", "pkg_resources is deprecated")
     program_name = Path(sys.argv[0]).stem
     try:
         code = program(sys.argv)

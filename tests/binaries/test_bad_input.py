@@ -90,7 +90,8 @@ LIGHT = {
 HEAVY = {
     "replay_size": Case(override(f"DQN.replay_size={10**12}"), "The replay needs "),
     "batch_size": Case(
-        override("DQN.memory='uniform'", "DQN.batch_size=60"), "batch_size is 60: it must be a multiple of 8 ("
+        override("DQN.memory='uniform'", "DQN.batch_size=60", "Experiment.lanes=8"),
+        "batch_size is 60: it must be a multiple of 8 (",
     ),
     "no_batch": Case(override("DQN.batch_size=0"), "DQN.batch_size is 0: it must be positive."),
     "fraction": Case(override("DQN.gamma=1.5"), "DQN.gamma is 1.5: it must lie in [0, 1]."),

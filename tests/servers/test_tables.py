@@ -60,6 +60,8 @@ def test_longer_windows_of_the_same_rows_take_no_more() -> None:
 def test_a_budget_above_what_is_free_is_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=3 * 2**30))
     tables.check_budget(3 * 2**30)
+    with pytest.raises(UserError):
+        tables.check_budget(3 * 2**30 + 1)
     with pytest.raises(UserError, match=r"needs 10\.5 GiB and 3\.0 GiB of memory are free: make the replay_size"):
         tables.check_budget(21 * 2**29)
 

@@ -50,7 +50,7 @@ def world(
         def step(self, action: Any) -> Any:
             terminated, truncated = endings[self.time % len(endings)]
             self.time += 1
-            state, reward = states[self.time % len(states)], float(sum(map(np.sum, tree.flatten(action))))
+            state, reward = states[self.time % len(states)], np.float32(sum(map(np.sum, tree.flatten(action))))
             if library == "gymnasium":
                 return state, reward, terminated, truncated, {}
             return state, reward, terminated or truncated, {"TimeLimit.truncated": True} if truncated else {}
@@ -67,7 +67,7 @@ def play(environment: Environment, action: Any, seed: int = 0, limit: int = 1000
     environment.reset(seed)
     for step in range(1, limit + 1):
         _, reward, done = environment.step(action)
-        assert isinstance(reward, float)
+        assert type(reward) is float
         if done:
             return step, done
     raise AssertionError(f"no ending within {limit} steps")

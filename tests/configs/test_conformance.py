@@ -1,0 +1,164 @@
+"""Every file of hyper-parameters is documented and valid, and what it names learns in every way that Encore runs."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from binaries import settings
+from binaries.experiment import Parts, Plan
+from configs import registry as configs
+from pipeline import index
+from pipeline.types import UserError
+from servers import tables
+
+SMALL = {"replay_size": 2_000, "min_replay_size": 64, "batch_size": 16}
+"""parameters of an algorithm, where it has them"""
+QUICK = ("Experiment.lanes=4", "Experiment.eval_episodes=1", "Experiment.test_episodes=1", "Learner.updates_per_call=4")
+CALLS = 3
+MODES = {"inline": True, "inline_without_xla": False, "seeds_loop": True}
+"""whether the learner's loop is compiled by XLA"""
+
+SOURCE = re.compile(r"\b(19|20)\d\d\b|\bSource:|\barXiv\b|https?://", re.IGNORECASE)
+UNIT = re.compile(r"\b(steps|transitions|windows|updates|episodes|rows|frames|seconds)\b")
+
+
+def environment_of(name: str) -> str | None:
+    try:
+        binding = settings.read(name, [], {}).get("Experiment.environment")
+    except UserError:  # another test says so
+        return None
+    return None if binding is None else binding.value
+
+
+RUNNABLE = [name for name in configs.names() if environment_of(name)]
+
+
+# What the files say.
+
+
+def uncovered(text: str) -> list[str]:
+    """The settings of a gin file that neither a comment of their own nor the file's header accounts for."""
+    lines = text.splitlines()
+    header = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        header.append(line)
+    first = "\n".join(header)
+    if SOURCE.search(first) and UNIT.search(first):
+        return []
+    found = [line for line in lines if line.strip() and not line.lstrip().startswith(("#", "include "))]
+    return [
+        line for line in found if not (SOURCE.search(line.partition("#")[2]) or UNIT.search(line.partition("#")[2]))
+    ]
+
+
+@pytest.mark.parametrize("name", configs.names())
+def test_every_setting_has_its_source_or_unit(name: str) -> None:
+    assert uncovered(configs.path(name).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("# Mnih et al. 2015. Periods in updates.\nDQN.gamma = 0.9\n", []),
+        ("# As in the paper.\nDQN.gamma = 0.9\nDQN.n_step = 3\n", ["DQN.gamma = 0.9", "DQN.n_step = 3"]),
+        (
+            "# As in the paper.\n\nDQN.gamma = 0.9  # Mnih et al. 2015\nDQN.n_step = 3  # rows\nDQN.a = 1\n",
+            ["DQN.a = 1"],
+        ),
+        ("include 'base.gin'\n# Source: found here, in steps.\nDQN.gamma = 0.9\n", ["DQN.gamma = 0.9"]),
+    ],
+)
+def test_a_setting_without_source_and_unit_is_found(text: str, missing: list[str]) -> None:
+    assert uncovered(text) == missing
+
+
+@pytest.mark.parametrize("name", configs.names())
+def test_every_name_and_type_is_known(name: str) -> None:
+    read = settings.read(name, [], {})
+    assert read
+    if "Experiment.algo" in read:
+        assert read["Experiment.algo"].value in {entry.name for entry in index.scan("agents.algos")}
+
+
+def test_there_is_something_to_run() -> None:
+    assert "dqn_cartpole" in RUNNABLE
+
+
+# What they name runs.
+
+
+def small(name: str) -> list[str]:
+    """Overrides that make the run of `name` small."""
+    algo = settings.read(name, [], {})["Experiment.algo"].value
+    entry = next(e for e in index.scan("agents.algos") if e.name == algo)
+    return [*QUICK, *(f"{entry.class_name}.{key}={value}" for key, value in SMALL.items() if key in entry.parameters)]
+
+
+@contextlib.contextmanager
+def parts_of(name: str, mode: str, scratch: Path) -> Iterator[tuple[Plan, Parts]]:
+    """The parts of `name`, made small, with all of its settings read."""
+    read = settings.read(name, [*small(name), f"Learner.xla={MODES[mode]}"], {})
+    settings.apply(read)
+    plan = Plan("local", single=mode == "seeds_loop")
+    parts = plan.build(scratch)
+    try:
+        settings.check_all_read(read)
+        yield plan, parts
+    finally:
+        parts.close()
+
+
+def weights(parts: Parts) -> dict[str, list[np.ndarray]]:
+    return {group: model.get_weights() for group, model in parts.agent.learner.params.online.items()}
+
+
+def priorities(parts: Parts, items: int = 500) -> dict[int, float]:
+    """Priorities of items of the table, by key."""
+    samples: Any = parts.client.sample(tables.TABLE, items, emit_timesteps=False)
+    return {sample.info.key: sample.info.priority for sample in samples}
+
+
+def learn(parts: Parts, calls: int) -> None:
+    """The seed's loop until the learner was called `calls` times more; all that it reports is finite."""
+    agent, environment = parts.agent, parts.environment
+    last_update = agent.learner.updates + calls * agent.learner.updates_per_call
+    state: Any = environment.reset(0)
+    for _ in range(2_000):
+        last_state = state
+        action = agent.act(state)
+        state, reward, done = environment.step(action)
+        agent.observe(last_state, action, reward, done, state)
+        if agent.update():
+            assert np.isfinite(list(agent.metrics.values())).all(), agent.metrics
+        if agent.learner.updates >= last_update:
+            return
+    pytest.fail(f"{agent.learner.updates} updates in {agent.actor.env_steps} steps")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_it_learns_in_every_mode(name: str, mode: str, tmp_path: Path) -> None:
+    with parts_of(name, mode, tmp_path / "replay") as (plan, parts):
+        before = weights(parts)
+        learn(parts, calls=1)
+        old = priorities(parts) if plan.memory.prioritized else {}
+        learn(parts, calls=CALLS - 1)
+        assert parts.agent.learner.updates == CALLS * parts.agent.learner.updates_per_call
+        assert parts.agent.learner.trace_count() == 1
+        assert "loss" in parts.agent.metrics
+        for group, values in weights(parts).items():
+            assert any(not np.array_equal(a, b) for a, b in zip(before[group], values, strict=True)), group
+        if plan.memory.prioritized:
+            # The first call knew no priorities but the one that new items have.
+            assert len(set(old.values())) > 1
+            new = priorities(parts)
+            assert any(new[key] != old[key] for key in old.keys() & new.keys())

@@ -1,0 +1,231 @@
+"""./run and ./setup.sh: what they list, refuse and call; nothing is installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.index import ROOT
+
+Checkout = Callable[..., subprocess.CompletedProcess[str]]
+
+PROGRAM = '"""{summary}"""\n\nif __name__ == "__main__":\n    pass\n'
+TELL = '#!/usr/bin/env bash\nprintf \'%s\\n\' "{name}" "PYTHONPATH=${{PYTHONPATH-}}" "$PWD" "$@" >>"{log}"\n'
+"""a stand-in that tells how it was called"""
+EXTRAS = ("atari", "box2d", "mujoco")
+
+
+def call(script: Path, *arguments: str, path: Path | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Runs a script, with the programs in `path` before all others."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if path is not None:
+        variables["PATH"] = f"{path}{os.pathsep}{variables['PATH']}"
+    return subprocess.run([str(script), *arguments], capture_output=True, text=True, cwd=cwd, env=variables, timeout=60)
+
+
+def write_script(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+# ./run in this checkout.
+
+
+def test_run_alone_lists_every_program_with_a_line_each() -> None:
+    ended = call(ROOT / "run")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    listed = dict(re.findall(r"^  (\w+) +(\S.*)$", ended.stdout, re.MULTILINE))
+    programs = [p for p in (ROOT / "binaries").glob("*.py") if '\nif __name__ == "__main__":' in p.read_text()]
+    assert ROOT / "binaries/train.py" in programs
+    for program in programs:
+        assert listed[program.stem] == program.read_text().splitlines()[0].strip('"')
+    for name in ("test", "test_slow", "tensorboard"):
+        assert name in listed
+    assert "settings" not in listed
+    assert call(ROOT / "run", "--help").stdout == ended.stdout
+
+
+@pytest.mark.parametrize("name", ["trian", "settings", "__init__", "../binaries/train", ""])
+def test_an_unknown_name_is_a_sentence_and_code_2(name: str) -> None:
+    ended = call(ROOT / "run", name, "--hparams=dqn")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"run: there is no program '{name}'; ./run alone lists them.\n"
+
+
+# ./run in a checkout of its own, whose setup.sh and python tell how they were called.
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """`run` with one program, and a lock file that was not set up yet."""
+    root = tmp_path / "check out"
+    for folder in ("binaries", "benchmarks"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / f"{folder}_program.py").write_text(PROGRAM.format(summary=f"Of {folder}."))
+    shutil.copy(ROOT / "run", root / "run")
+    (root / "uv.lock").write_text("version = 2\n")
+    log = tmp_path / "log"
+    write_script(root / ".venv/bin/python", TELL.format(name="python", log=log))
+    write_script(
+        root / "setup.sh", TELL.format(name="setup.sh", log=log) + f'cp "{root}/uv.lock" "{root}/.venv/encore-lock"\n'
+    )
+    return root
+
+
+def told(checkout: Path) -> list[str]:
+    """What the stand-ins were called with since last asked."""
+    log = checkout.parent / "log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return lines
+
+
+@pytest.mark.parametrize("lock", [None, "version = 1\n", ""])
+def test_the_first_run_sets_up_and_the_second_does_not(checkout: Path, lock: str | None) -> None:
+    if lock is not None:
+        (checkout / ".venv/encore-lock").write_text(lock)
+    for called in (["setup.sh", "python"], ["python"]):
+        ended = call(checkout / "run", "binaries_program")
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+        assert [line for line in told(checkout) if line in ("setup.sh", "python")] == called
+
+
+def test_a_newer_lock_file_sets_up_again(checkout: Path) -> None:
+    call(checkout / "run", "binaries_program")
+    told(checkout)
+    (checkout / "uv.lock").write_text("version = 3\n")
+    call(checkout / "run", "binaries_program")
+    assert told(checkout)[0] == "setup.sh"
+
+
+def test_a_failed_set_up_ends_the_run(checkout: Path) -> None:
+    write_script(checkout / "setup.sh", "#!/usr/bin/env bash\nprintf 'setup.sh: no\\n' >&2\nexit 2\n")
+    ended = call(checkout / "run", "binaries_program")
+    assert (ended.returncode, ended.stderr) == (2, "setup.sh: no\n")
+    assert told(checkout) == []
+
+
+@pytest.mark.parametrize("name", ["binaries", "benchmarks"])
+def test_a_program_gets_its_arguments_as_they_are_where_the_person_stands(
+    checkout: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copy(checkout / "uv.lock", checkout / ".venv/encore-lock")
+    (tmp_path / "here").mkdir()
+    arguments = ["--hparam_override=DQN.memory='uniform'; DQN.n_step=3", "", "a  b", "$HOME"]
+    call(checkout / "run", f"{name}_program", *arguments, cwd=tmp_path / "here")
+    assert told(checkout) == [
+        "python",
+        f"PYTHONPATH={checkout}",
+        str(tmp_path / "here"),
+        "-m",
+        f"{name}.{name}_program",
+        *arguments,
+    ]
+
+
+def test_the_programs_code_is_that_of_run(checkout: Path) -> None:
+    shutil.copy(checkout / "uv.lock", checkout / ".venv/encore-lock")
+    write_script(checkout / ".venv/bin/python", "#!/usr/bin/env bash\nexit 7\n")
+    assert call(checkout / "run", "binaries_program").returncode == 7
+
+
+def test_tests_by_path_run_those_alone(checkout: Path) -> None:
+    shutil.copy(checkout / "uv.lock", checkout / ".venv/encore-lock")
+    call(checkout / "run", "test", "tests/binaries", "-x")
+    assert told(checkout)[2:] == [str(checkout), "-m", "pytest", "tests/binaries", "-x"]
+
+
+# ./setup.sh in a folder of its own, whose uv tells how it was called.
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Path:
+    """A folder with setup.sh and what it reads, beside bin/ with a uv and a uname of our own."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    for name in ("setup.sh", "pyproject.toml", "uv.lock"):
+        shutil.copy(ROOT / name, root / name)
+    write_script(tmp_path / "bin/uv", TELL.format(name="uv", log=tmp_path / "log") + "mkdir -p .venv\n")
+    write_uname(tmp_path, "Linux", "x86_64")
+    return root
+
+
+def write_uname(folder: Path, system: str, machine: str) -> None:
+    write_script(folder / "bin/uname", f'#!/usr/bin/env bash\n[ "$1" = -s ] && echo {system} || echo {machine}\n')
+
+
+def set_up(setup: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return call(setup / "setup.sh", *arguments, path=setup.parent / "bin")
+
+
+def test_an_unknown_extra_is_answered_with_the_extras(setup: Path) -> None:
+    ended = set_up(setup, "--with=nonsense")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"setup.sh: there is no extra 'nonsense'; the extras are: {' '.join(EXTRAS)}.\n"
+    assert told(setup) == []
+
+
+def test_an_unknown_extra_among_known_ones_is_refused(setup: Path) -> None:
+    ended = set_up(setup, "--with=atari,nonsense")
+    assert ended.returncode == 2
+    assert "there is no extra 'nonsense'" in ended.stderr
+    assert told(setup) == []
+
+
+@pytest.mark.parametrize("argument", ["--wiht=atari", "--with", "--with=", "atari"])
+def test_an_unknown_argument_is_answered_with_the_usage(setup: Path, argument: str) -> None:
+    ended = set_up(setup, argument)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"setup.sh: unknown argument '{argument}'; usage: ./setup.sh [--with=EXTRA,...]\n"
+    assert told(setup) == []
+
+
+@pytest.mark.parametrize(("system", "machine"), [("Darwin", "arm64"), ("Linux", "aarch64"), ("Darwin", "x86_64")])
+def test_another_platform_is_told_what_reverb_is_published_for(setup: Path, system: str, machine: str) -> None:
+    write_uname(setup.parent, system, machine)
+    ended = set_up(setup)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        "setup.sh: Reverb is published for Linux on x86-64 only, and this is"
+        f" {system} on {machine}: use such a machine or a container.\n"
+    )
+    assert told(setup) == []
+
+
+def test_the_locked_dependencies_are_installed_and_the_lock_is_remembered(setup: Path) -> None:
+    ended = set_up(setup)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    called = told(setup)
+    assert called[2:4] == [str(setup), "sync"]
+    assert "--locked" in called
+    assert "--extra" not in called
+    assert (setup / ".venv/encore-lock").read_bytes() == (setup / "uv.lock").read_bytes()
+
+
+def test_extras_are_installed_and_stay(setup: Path) -> None:
+    for arguments, extras in (
+        (["--with=atari,box2d"], {"atari", "box2d"}),
+        ([], {"atari", "box2d"}),
+        (["--with=mujoco"], {"atari", "box2d", "mujoco"}),
+    ):
+        ended = set_up(setup, *arguments)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        called = told(setup)
+        assert {called[i + 1] for i, word in enumerate(called) if word == "--extra"} == extras
+
+
+def test_an_installation_that_fails_is_not_taken_for_one(setup: Path) -> None:
+    write_script(
+        setup.parent / "bin/uv", "#!/usr/bin/env bash\nmkdir -p .venv\nprintf 'uv: no network\\n' >&2\nexit 1\n"
+    )
+    ended = set_up(setup)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("uv: no network\nsetup.sh: uv could not install the locked dependencies")
+    assert not (setup / ".venv/encore-lock").exists()

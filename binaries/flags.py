@@ -22,7 +22,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("sys", "local", ["local", "tpu"], "where to learn: this machine's CPU or GPUs, or a TPU")
 flags.DEFINE_string("tpu", "", "the TPU's name, with --sys=tpu")
 flags.DEFINE_string("hparams", None, "the hyper-parameters: names in configs/, joined by - (later ones win)")
-flags.DEFINE_multi_string("hparam_override", [], "a setting, e.g. DQN.learning_rate=1e-3; may be repeated")
+flags.DEFINE_multi_string("hparam_override", [], "settings, e.g. DQN.learning_rate=1e-3; repeated, or joined by ;")
 flags.DEFINE_string("output_dir", None, "the run's folder: TensorBoard, checkpoints, configuration, logs")
 flags.DEFINE_string("env", None, "the environment, e.g. CartPole-v1, gymnasium:Acrobot-v1 or module:Id-v0")
 flags.DEFINE_integer("train_steps", None, "environment steps of training", lower_bound=1)

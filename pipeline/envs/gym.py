@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 import dm_env.specs as specs
@@ -63,7 +64,7 @@ class GymEnvironment(Environment):
         try:
             self._environment = _library(library).make(name, **options)
         except (ImportError, _library(library).error.Error) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UserError(
                 f"Environment '{environment_id}' cannot be made ({reason}); optional worlds are installed with"
                 " ./setup.sh --with=atari,box2d,mujoco."
@@ -71,11 +72,20 @@ class GymEnvironment(Environment):
         self.observation_spec = _spec(self._environment.observation_space)
         self.action_spec = _spec(self._environment.action_space)
         self._action_start = getattr(self._environment.action_space, "start", 0)
+        # Environments older than gym 0.22 have a method for it.
+        reset = inspect.signature(self._environment.unwrapped.reset).parameters.values()
+        self._seeded_by_reset = any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in reset)
         self._discrete = isinstance(self.action_spec, specs.DiscreteArray)
         self._dtype = None if isinstance(self.observation_spec, dict | tuple) else self.observation_spec.dtype
 
     def _begin(self, seed: int | None) -> Nest:
-        result = self._environment.reset(seed=seed) if seed is not None else self._environment.reset()
+        if seed is None:
+            result = self._environment.reset()
+        elif self._seeded_by_reset:
+            result = self._environment.reset(seed=seed)
+        else:
+            self._environment.seed(seed)
+            result = self._environment.reset()
         # (state, info); a state may be a pair too.
         informed = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
         return self._cast(result[0] if informed else result)

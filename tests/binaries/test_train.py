@@ -365,8 +365,9 @@ def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> 
 
     def check_goes_on(step: int, lines_before: int, text: str) -> None:
         told.append(f"from {step}:\n{text}")
-        if step:
-            assert f"Resuming at {step:,} environment steps" in text, told
+        _, *said = text.partition("\nReplay: ")[2].splitlines()
+        if said:
+            assert said[0].startswith(f"Resuming at {step:,} environment steps from") == (step > 0), told
         assert "damaged" not in text, told
         after = [line["env_steps"] for line in results(folder)[lines_before:]]
         assert after == sorted(after), told

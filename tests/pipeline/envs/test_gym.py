@@ -276,3 +276,22 @@ def test_a_seed_reproduces_states_rewards_and_endings(library: str, environment_
 )
 def test_kinds_of_actions(spec: Nest, kind: str) -> None:
     assert action_kind(spec) == kind
+
+
+def test_an_environment_older_than_seeds_in_reset_is_seeded_by_its_method() -> None:
+    module: Any = importlib.import_module("gym")
+
+    class Old(module.Env):
+        observation_space = module.spaces.Box(-1, 1, [1])
+        action_space = module.spaces.Discrete(2)
+
+        def seed(self, seed: int | None = None) -> list[int | None]:
+            self.seeded = np.float32(seed)
+            return [seed]
+
+        def reset(self) -> np.ndarray:
+            return np.array([self.seeded])
+
+    name = f"Old{next(NUMBERS)}-v0"
+    module.register(name, entry_point=Old)
+    assert GymEnvironment(name).reset(seed=7) == [7]

@@ -15,6 +15,9 @@ from tests.binaries.conftest import Once
 
 HPARAMS = "--hparams=dqn_cartpole"
 NEW = "--output_dir={folder}/new/run"
+SHORT = [f"--hparam_override=Experiment.{name}=300" for name in ("train_steps", "eval_period")]
+SHORT += [f"--hparam_override=Experiment.{name}=1" for name in ("eval_episodes", "test_episodes")]
+"""what is not rejected, though it should be, comes to its end before long; a case's own arguments win"""
 
 
 class Case(NamedTuple):
@@ -123,7 +126,7 @@ def answers(once: Once, name: str, cases: dict[str, Case]) -> dict[str, Any]:
             for case in cases:
                 _furnish(root / case)
             before = {case: _contents(root / case) for case in cases}
-            commands = [[a.format(**places[case]) for a in cases[case].arguments] for case in cases]
+            commands = [[*SHORT, *(a.format(**places[case]) for a in cases[case].arguments)] for case in cases]
             ended = programs.rejected(commands)
         for case, answer in zip(cases, ended, strict=True):
             answer |= {"before": before[case], "after": _contents(root / case)}

@@ -202,7 +202,8 @@ def test_results_have_a_line_for_each_evaluation_and_one_for_the_test(finished: 
 
 
 def read_events(folder: Path) -> EventAccumulator:
-    events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    # Every point, also those that TensorBoard hides because a later one went back behind them.
+    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}, purge_orphaned_data=False)
     events.Reload()
     return events
 
@@ -303,6 +304,8 @@ def test_a_resumed_run_counts_on(finished: tuple[Path, Ended], resumed: tuple[Pa
         assert line["env_steps"] in ends(STEPS + 500)
         # The learner makes up for no update of the run before, and does none again.
         assert line["updates"] == updates_after(line["env_steps"])
+    steps = [event.step for event in read_events(resumed[0] / "train").Tensors("epsilon")]
+    assert steps == sorted(set(steps))
     unit = newest(resumed[0])
     assert unit is not None
     assert learner_values(unit)["updates/.ATTRIBUTES/VARIABLE_VALUE"] == test["updates"]

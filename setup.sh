@@ -14,7 +14,7 @@ for argument in "$@"; do
       for name in "${names[@]}"; do
         grep -qE "^$name = \[" <(sed -n '/^\[project.optional-dependencies\]/,/^$/p' pyproject.toml) ||
           fail "there is no extra '$name'; the extras are: $(sed -n '/^\[project.optional-dependencies\]/,/^$/s/ = \[.*//p' pyproject.toml | paste -sd' ')."
-        extras+=(--extra "$name")
+        extras+=("$name")
       done ;;
     -h | --help) printf 'Usage: ./setup.sh [--with=EXTRA,...]\n'; exit 0 ;;
     *) fail "unknown argument '$argument'; usage: ./setup.sh [--with=EXTRA,...]" ;;
@@ -31,6 +31,7 @@ if [ -f .venv/encore-extras ]; then
   mapfile -t kept <.venv/encore-extras
   extras+=("${kept[@]}")
 fi
+mapfile -t extras < <(printf '%s\n' "${extras[@]}" | sed '/^$/d' | sort -u)
 
 # uv is a package like any other: the system's, else one of our own beside the environment.
 uv=$(command -v uv || true)
@@ -48,8 +49,8 @@ fi
 
 printf 'Encore: installing the locked dependencies into .venv (about 2 GB)\n'
 # Without compiled bytecode TensorFlow's import takes 10 s instead of 3.
-"$uv" sync --locked --quiet --compile-bytecode "${extras[@]}" ||
+"$uv" sync --locked --quiet --compile-bytecode "${extras[@]/#/--extra=}" ||
   fail "uv could not install the locked dependencies; its own message stands above."
-printf '%s\n' "${extras[@]}" | sed '/^$/d' >.venv/encore-extras
+printf '%s\n' "${extras[@]}" >.venv/encore-extras
 cp uv.lock .venv/encore-lock
 printf 'Encore: ready\n'

@@ -51,6 +51,9 @@ class Command(NamedTuple):
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line and everything it names; raises UserError before TensorFlow is imported."""
+    if {"--help", "-h"} & set(argv):
+        print("\n".join(f"--{name:<16} {FLAGS[name].help}" for name in _names()))
+        sys.exit(0)
     try:
         rest = FLAGS(argv)[1:]
     except flags.UnrecognizedFlagError as error:

@@ -28,6 +28,7 @@ class Run:
         self._summaries = Summaries(folder.path)
         self._saved = time.monotonic()
         self._saved_steps: int | None = None
+        self._evaluated_steps: int | None = None
         self._logged = (time.monotonic(), 0, 0)
         self._returns: list[float] = []
         self._stop_signal: int | None = None
@@ -42,7 +43,7 @@ class Run:
         self._parts.checkpoint().read(str(unit.path / "learner")).assert_consumed()
         self._agent.learner.restored()
         self._agent.actor.restore(unit.state)
-        self._saved_steps = unit.step
+        self._saved_steps = self._evaluated_steps = unit.step
         print(f"Resuming at {unit.step:,} environment steps from {unit.path}", flush=True)
 
     def train(self) -> bool:
@@ -73,6 +74,8 @@ class Run:
                     self._save()
                 if self._progress.due():
                     self._progress.show(self._steps, agent.learner.updates, self._recent_return())
+            if self._stop_signal is None and self._steps != self._evaluated_steps:
+                self._evaluate()
         finally:
             self._progress.clear()
         if self._steps != self._saved_steps:
@@ -101,6 +104,7 @@ class Run:
         signal.signal(number, signal.SIG_DFL)
 
     def _evaluate(self) -> None:
+        self._evaluated_steps = self._steps
         returns = self._parts.evaluator.run()
         self._report("eval", returns)
         self._progress.say(

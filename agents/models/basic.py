@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from agents.models.registry import MODELS
 from pipeline.checks import check_positive
+from pipeline.types import UserError
 
 
 @MODELS.register("mlp")
@@ -16,6 +17,10 @@ class MLP(tf.keras.Model):
         """`outputs`: the head's size. Weights: Glorot uniform, biases 0 (Keras's defaults)."""
         super().__init__()
         check_positive("MLP", hidden_sizes=min(hidden_sizes, default=1))
+        try:
+            tf.keras.activations.get(activation)
+        except ValueError as error:
+            raise UserError(f"MLP.activation is '{activation}': Keras has no activation of that name.") from error
         self._flatten = tf.keras.layers.Flatten()
         self._hidden = [tf.keras.layers.Dense(size, activation) for size in hidden_sizes]
         self._head = tf.keras.layers.Dense(outputs)

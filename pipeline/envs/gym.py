@@ -63,7 +63,7 @@ class GymEnvironment(Environment):
         options = {"disable_env_checker": True} if library == "gymnasium" else {}
         try:
             self._environment = _library(library).make(name, **options)
-        except (ImportError, _library(library).error.Error) as error:
+        except (ImportError, AttributeError, _library(library).error.Error) as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise UserError(
                 f"Environment '{environment_id}' cannot be made ({reason}); optional worlds are installed with"

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from agents.algos.algo import networks
 from agents.algos.dqn import DQN
+from agents.models.registry import MODELS
 from pipeline.types import Batch, Params, UserError
 from tests.agents.helpers import ACTION, OBSERVATION, random_steps
 
@@ -108,3 +109,8 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
 def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"DQN.{next(iter(settings))}"):
         DQN(**settings)  # pyright: ignore[reportArgumentType]
+
+
+def test_an_unknown_activation_is_refused() -> None:
+    with pytest.raises(UserError, match=r"MLP\.activation is .rlu."):
+        MODELS.get("mlp")(2, activation="rlu")

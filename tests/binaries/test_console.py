@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def sleep(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Moves the clock that the progress looks at."""
     now = [100.0]
     monkeypatch.setattr(console, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
@@ -31,10 +31,10 @@ def sleep(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 def test_a_line_tells_steps_updates_return_rates_and_time_left(
-    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+    pass_time: Callable[[float], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     progress = console.Progress(train_steps=10_000, env_steps=1_000, updates=500)
-    sleep(10)
+    pass_time(10)
     progress.show(2_000, 1_250, 21.26)
     assert capsys.readouterr().out == (
         "2,000 of 10,000 steps | 1,250 updates | return 21.3 | 100 steps/s | 75 updates/s | 0:01:20 left\n"
@@ -43,52 +43,54 @@ def test_a_line_tells_steps_updates_return_rates_and_time_left(
 
 
 def test_rates_are_those_since_the_line_before(
-    sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+    pass_time: Callable[[float], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     progress = console.Progress(train_steps=40_000, env_steps=0, updates=0)
-    sleep(10)
+    pass_time(10)
     progress.show(1_000, 1_000, 1.0)
-    sleep(5)
+    pass_time(5)
     progress.show(1_010, 1_020, 1.0)
     assert "| 2 steps/s | 4 updates/s | 5:24:55 left" in capsys.readouterr().out.splitlines()[1]
 
 
-def test_what_is_not_known_yet_is_a_dash(sleep: Callable[[float], None], capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_known_yet_is_a_dash(
+    pass_time: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     progress = console.Progress(train_steps=10_000, env_steps=0, updates=0)
-    sleep(10)
+    pass_time(10)
     progress.show(0, 0, None)
     assert "| return - |" in (line := capsys.readouterr().out)
     assert line.endswith("| - left\n")
 
 
-def test_a_terminal_is_shown_the_progress_every_second(sleep: Callable[[float], None]) -> None:
+def test_a_terminal_is_shown_the_progress_every_second(pass_time: Callable[[float], None]) -> None:
     with contextlib.redirect_stdout(Terminal()):
         progress = console.Progress(100, 0, 0)
-        sleep(0.9)
+        pass_time(0.9)
         assert not progress.due()
-        sleep(0.2)
+        pass_time(0.2)
         assert progress.due()
         progress.show(1, 1, None)
         assert not progress.due()
 
 
-def test_a_file_is_given_a_line_every_ten_seconds(sleep: Callable[[float], None]) -> None:
+def test_a_file_is_given_a_line_every_ten_seconds(pass_time: Callable[[float], None]) -> None:
     progress = console.Progress(100, 0, 0)
-    sleep(9.9)
+    pass_time(9.9)
     assert not progress.due()
-    sleep(0.2)
+    pass_time(0.2)
     assert progress.due()
 
 
-def test_a_terminal_shows_one_line_of_progress_below_what_was_said(sleep: Callable[[float], None]) -> None:
+def test_a_terminal_shows_one_line_of_progress_below_what_was_said(pass_time: Callable[[float], None]) -> None:
     with contextlib.redirect_stdout(Terminal()) as terminal:
         progress = console.Progress(100_000, 0, 0)
-        sleep(1)
+        pass_time(1)
         progress.show(1_000, 1_000, 123.4)
         progress.say("short")
-        sleep(1)
+        pass_time(1)
         progress.show(2_000, 2_000, None)
-        sleep(1)
+        pass_time(1)
         progress.show(2_001, 2_001, None)
     lines = on_screen(terminal.getvalue())
     assert lines[0] == "short"
@@ -97,10 +99,10 @@ def test_a_terminal_shows_one_line_of_progress_below_what_was_said(sleep: Callab
     assert lines[1].endswith(" left")
 
 
-def test_a_cleared_terminal_has_room_for_what_follows(sleep: Callable[[float], None]) -> None:
+def test_a_cleared_terminal_has_room_for_what_follows(pass_time: Callable[[float], None]) -> None:
     with contextlib.redirect_stdout(Terminal()) as terminal:
         progress = console.Progress(100_000, 0, 0)
-        sleep(1)
+        pass_time(1)
         progress.show(1_000, 1_000, 123.4)
         progress.clear()
         print("done")

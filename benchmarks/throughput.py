@@ -33,8 +33,8 @@ class Work(NamedTuple):
     peer_requirements: str
 
 
-# The peer's algorithm is one-step DQN without double Q-learning.
-SAME_WORK = ("DQN.n_step = 1", "DQN.double = False", "Learner.updates_per_step = 1.0")
+# The peer's algorithm is one-step DQN without double Q-learning, with two layers of 64 units.
+SAME_WORK = ("DQN.n_step = 1", "DQN.double = False", "MLP.hidden_sizes = (64, 64)", "Learner.updates_per_step = 1.0")
 SB3 = ("stable_baselines3_dqn.py", "requirements-stable_baselines3.txt")
 WORKS = {
     "dqn_cartpole_uniform": Work(

@@ -13,8 +13,8 @@ from agents.algos.algo import Algo
 from agents.learner import AGE
 from pipeline.envs.environment import Done
 from pipeline.rows import Rows
-from pipeline.types import Nest, Params, Step
-from pipeline.writer import Writer
+from pipeline.types import Data, Nest, Params, Step
+from pipeline.writer import RolloutWriter, Writer
 
 
 def make_rows(algo: Algo, observation_spec: Nest, action_spec: Nest) -> Rows:
@@ -29,9 +29,12 @@ class Policy:
     def __init__(self, algo: Algo, params: Params, observation_spec: Nest, lanes: int, seed: int, training: bool):
         self._lanes = lanes
         self._seed = seed
-        self._core = algo.initial_core(lanes)
+        self._core = algo.initial_core(params, lanes)
         self.calls = 0
         """part of the random state: every call has a seed of its own"""
+
+        self._initial = self._core
+        self._recurrent = bool(tree.flatten(self._core))
 
         def act(observation: Nest, clock: tf.Tensor, core: Nest) -> tuple[Nest, dict[str, Nest], Nest]:
             now = params._replace(env_steps=clock[2])
@@ -42,9 +45,15 @@ class Policy:
         # The concrete function skips the signature's look-up, about half of the time of so small a call.
         self._act = tf.function(act).get_concrete_function(batched, tf.TensorSpec([3], tf.int32), core)
 
-    def __call__(self, observation: Nest, env_steps: int) -> tuple[Nest, dict[str, np.ndarray]]:
-        """Arrays [E, ...] -> actions [E, ...] and extras [E, ...], at `env_steps` environment steps."""
+    def __call__(self, observation: Nest, first: np.ndarray, env_steps: int) -> tuple[Nest, dict[str, np.ndarray]]:
+        """Arrays [E, ...] -> actions [E, ...] and extras [E, ...], at `env_steps` environment steps.
+
+        `first` [E] bool: lanes whose episode begins here.
+        """
         self.calls += 1
+        if self._recurrent and first.any():
+            choose = lambda new, old: tf.where(first.reshape(-1, *[1] * (old.shape.rank - 1)), new, old)  # noqa: E731
+            self._core = tree.map_structure(choose, self._initial, self._core)
         clock = tf.constant([self._seed, self.calls, env_steps], tf.int32)
         observation = tree.map_structure(tf.convert_to_tensor, observation)
         action, extras, self._core = self._act(observation, clock, self._core)
@@ -52,13 +61,20 @@ class Policy:
 
 
 class Actor:
-    """Acts in E lanes and writes their rows: the seed's `act` and `observe`, for arrays [E, ...]."""
+    """Acts in E lanes and writes their rows: the seed's `act` and `observe`, for arrays [E, ...].
 
-    def __init__(self, policy: Policy, writer: Writer, action_spec: Nest, lanes: int):
+    With a `RolloutWriter` it ends a rollout after `data.window - 1` rows, or with `data.whole_episodes` as soon as all
+    lanes ended; the window's final row is the state after them, where the next rollout begins.
+    """
+
+    def __init__(self, policy: Policy, writer: Writer | RolloutWriter, action_spec: Nest, lanes: int, data: Data):
         self._policy = policy
         self._writer = writer
         self._action_spec = action_spec
         self._lanes = lanes
+        self._data = data
+        self._rows = 0
+        """written, of the rollout under way"""
         self._extras: dict[str, np.ndarray] = {}
         self._state: Nest = None
         self._first = np.ones(lanes, bool)
@@ -67,36 +83,48 @@ class Actor:
         self._lengths = np.zeros(lanes, int)
         self.env_steps = 0
         self.episodes = 0
+        self.rollouts = 0
+        """rollouts written"""
         self.finished: list[tuple[float, int]] = []
         """return and length of the episodes that ended since someone emptied this list"""
 
     def act(self, observation: Nest) -> Nest:
         """The actions [E, ...] for states [E, ...]."""
-        action, self._extras = self._policy(observation, self.env_steps)
+        action, self._extras = self._policy(observation, self._first, self.env_steps)
         return action
 
     def observe(self, last_state: Nest, action: Nest, reward: Any, done: Any, state: Nest, priority: float) -> None:
         """Writes the row of `last_state`; all arrays are [E, ...], `done` holds values of `Done`.
 
-        The call after a lane's episode ended writes its LAST row: environments spend that step on their reset. A
-        `last_state` that does not follow from the call before means that the environments were reset by hand: the
-        episodes under way are cut there, as truncated.
+        The call after a lane's episode ended writes its LAST row: environments spend that step on their reset, or wait
+        (and keep saying done) until all lanes ended. A `last_state` that does not follow from the call before means
+        that the environments were reset by hand: the episodes under way are cut there, as truncated.
         """
         if self._state is not None and last_state is not self._state and not _same(last_state, self._state):
             self._cut(priority)
         live = ~self._ended
         reward = np.where(live, reward, 0).astype(np.float32)
-        self._write(last_state, action, reward, done != Done.TERMINATED, self._ended, priority)
+        rollouts = isinstance(self._writer, RolloutWriter)
+        # A rollout that would begin with LAST rows alone begins with the next.
+        if not rollouts or self._rows or live.any():
+            self._write(last_state, action, reward, done != Done.TERMINATED, self._ended, priority)
+            self._rows += 1
         self._state = state
-        self._first = self._ended
-        self._ended = live & (done != Done.NO)
+        ended = done != Done.NO
+        self._first = self._ended & ~ended
+        self._ended = ended
         self.env_steps += int(np.count_nonzero(live))
         self._returns += reward
         self._lengths += live
-        for lane in np.flatnonzero(self._ended):
+        for lane in np.flatnonzero(live & ended):
             self.finished.append((float(self._returns[lane]), int(self._lengths[lane])))
             self.episodes += 1
             self._returns[lane], self._lengths[lane] = 0, 0
+        if rollouts and (
+            self._rows == self._data.window - 1 or (self._data.whole_episodes and self._rows and ended.all())
+        ):
+            self._write_state(state, ended, priority)
+            self._end_rollout()
 
     def flush(self) -> None:
         """Returns once the server holds all that was written; raises WriterError where it does not answer."""
@@ -104,20 +132,37 @@ class Actor:
 
     def state(self) -> dict[str, int]:
         """The counters that a resumed run needs; its lanes start with new episodes."""
-        return {"env_steps": self.env_steps, "episodes": self.episodes, "policy_calls": self._policy.calls}
+        return {
+            "env_steps": self.env_steps,
+            "episodes": self.episodes,
+            "rollouts": self.rollouts,
+            "policy_calls": self._policy.calls,
+        }
 
     def restore(self, state: dict[str, int]) -> None:
         """Takes over the counters of `state`."""
-        self.env_steps, self.episodes = state["env_steps"], state["episodes"]
+        self.env_steps, self.episodes, self.rollouts = state["env_steps"], state["episodes"], state["rollouts"]
         self._policy.calls = state["policy_calls"]
 
     def _cut(self, priority: float) -> None:
         """Writes the LAST row of every lane."""
-        action = tree.map_structure(lambda s: np.zeros([self._lanes, *s.shape], s.dtype), self._action_spec)
-        zeros, ended = np.zeros(self._lanes, np.float32), np.ones(self._lanes, bool)
-        self._write(self._state, action, zeros, ended, ended, priority)
+        ended = np.ones(self._lanes, bool)
+        if self._rows:
+            self._write_state(self._state, ended, priority)
+            self._end_rollout()
         self._first, self._ended = ended, ~ended
         self._returns[:], self._lengths[:] = 0, 0
+
+    def _end_rollout(self) -> None:
+        if isinstance(self._writer, RolloutWriter):
+            self._rows = 0
+            self._writer.end()
+            self.rollouts += 1
+
+    def _write_state(self, state: Nest, last: np.ndarray, priority: float) -> None:
+        """Writes a row that holds a state only."""
+        action = tree.map_structure(lambda s: np.zeros([self._lanes, *s.shape], s.dtype), self._action_spec)
+        self._write(state, action, np.zeros(self._lanes, np.float32), np.ones(self._lanes, bool), last, priority)
 
     def _write(
         self,

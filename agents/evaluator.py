@@ -8,7 +8,7 @@ import numpy as np
 
 from agents.actor import Policy
 from agents.algos.algo import Algo
-from pipeline.envs.environment import Environment
+from pipeline.envs.environment import Done, Environment
 from pipeline.envs.lanes import Lanes
 from pipeline.types import Params
 
@@ -34,9 +34,11 @@ class Evaluator:
         share = np.full(count, self._episodes // count) + (np.arange(count) < self._episodes % count)
         returns, total = [], np.zeros(count)
         state = self._lanes.reset(self._seed)
+        first, ended = np.ones(count, bool), np.zeros(count, bool)
         while share.any():
-            action, _ = self._policy(state, 0)
+            action, _ = self._policy(state, first, 0)
             state, reward, done = self._lanes.step(action)
+            first, ended = ended, done != Done.NO
             total += reward
             for lane in np.flatnonzero(done):
                 if share[lane]:

@@ -1,4 +1,4 @@
-"""The one compiled update loop: k batches drawn as one element, k updates in one call, under any strategy."""
+"""The one compiled update loop: what one call learns from is drawn as one element, under any strategy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import tensorflow as tf
 import tree
 
 from agents.algos.algo import Algo, networks
+from agents.reward_augmentation.registry import REWARD_AUGMENTATIONS
 from pipeline.checks import check_positive
 from pipeline.dataset import Draw
 from pipeline.types import Batch, Nest, RunError, Step
@@ -28,7 +29,8 @@ class LearnerError(RunError):
 class Learner:
     """Parameters, targets and optimizers, and the loop that updates them.
 
-    `run` performs `updates_per_call` updates. Priorities and targets therefore lag by up to that many updates.
+    With a replay, `run` draws `updates_per_call` batches and performs as many updates: priorities lag by up to that
+    many. With a queue it draws one rollout for each replica, and performs the updates of all its epochs.
     """
 
     def __init__(
@@ -43,16 +45,19 @@ class Learner:
         *,
         updates_per_call: int = 32,
         updates_per_step: float = 1.0,
+        reward_augmentation: str = "none",
         xla: bool = True,
     ):
         """`train_steps`: environment steps of the whole training, the end of annealing. `seed`: of batches' randomness.
 
-        `updates_per_step`: updates per environment step, once the memory holds its `min_size`.
+        `updates_per_step`: updates per environment step of a replay, once it holds its `min_size`.
+        `reward_augmentation`: which rewards are learnt from; returns of episodes and evaluations remain the true ones.
 
         With `xla` the loop is compiled by XLA, on one replica; on several, or on a TPU, the strategy decides.
         """
         check_positive("Learner", updates_per_call=updates_per_call, updates_per_step=updates_per_step)
-        self.updates_per_call = updates_per_call
+        self.batches = 1 if memory.on_policy else updates_per_call
+        """of one draw"""
         self._updates_per_step = updates_per_step
         self._algo = algo
         self._memory = memory
@@ -60,6 +65,7 @@ class Learner:
         self._train_steps = train_steps
         self._seed = seed
         self._replicas = strategy.num_replicas_in_sync
+        self._augment = REWARD_AUGMENTATIONS.get(reward_augmentation)()
         with strategy.scope():
             self.params = networks(algo, observation_spec, action_spec)
             self._optimizers = algo.optimizers()
@@ -67,7 +73,10 @@ class Learner:
                 optimizer.build(self.params.online[group].trainable_variables)
             self._updates = tf.Variable(tf.constant(0, tf.int64), trainable=False, name="updates")
             self._max_priority = tf.Variable(tf.constant(1.0), trainable=False, name="max_priority")
+            self._rollouts = tf.Variable(tf.constant(0, tf.int64), trainable=False, name="rollouts")
         self.updates = 0
+        self.rollouts = 0
+        """rollouts learnt from"""
         self.max_priority = 1.0
         tpu = isinstance(strategy, tf.distribute.TPUStrategy)
         self._update_all = tf.function(self._loop, jit_compile=xla and self._replicas == 1 and not tpu)
@@ -75,7 +84,10 @@ class Learner:
         self._iterator: Any = None
         self._write_priorities: Callable[[tf.Tensor, tf.Tensor], None] | None = None
         norms = [f"gradient_norm/{group}" for group in self._optimizers]
-        self._names = [*algo.metrics, *norms, "sample_age", "priority_mean", "priority_max"]
+        rates = [f"learning_rate/{group}" for group in self._optimizers]
+        self._names = [*algo.metrics, *norms, *rates, "sample_age"]
+        if memory.prioritized:
+            self._names += ["priority_mean", "priority_max"]
 
     def connect(self, make_dataset: Callable[[int, int], tf.data.Dataset], address: str, table: str) -> None:
         """Reads from `make_dataset(batches a draw, replicas)`, and writes priorities to `table` at `address`.
@@ -84,7 +96,7 @@ class Learner:
         """
         host = tf.distribute.InputOptions(experimental_fetch_to_device=False)
         dataset = self._strategy.distribute_datasets_from_function(
-            lambda context: make_dataset(self.updates_per_call, self._replicas), host
+            lambda context: make_dataset(self.batches, self._replicas), host
         )
         self._iterator = iter(dataset)
         self._write_priorities = None
@@ -92,13 +104,18 @@ class Learner:
             client = reverb.TFClient(address)
             self._write_priorities = lambda keys, priorities: client.update_priorities(table, keys, priorities)
 
-    def due(self, env_steps: int) -> bool:
-        """Whether the replay ratio allows the updates of another call at `env_steps` environment steps."""
+    def due(self, env_steps: int, rollouts: int) -> bool:
+        """Whether another call is due at `env_steps` environment steps and `rollouts` rollouts written.
+
+        A replay's calls are held to the replay ratio; a queue is learnt from when it holds a rollout for each replica.
+        """
+        if self._memory.on_policy:
+            return rollouts - self.rollouts >= self._replicas
         allowed = (env_steps - self._algo.data().min_size) * self._updates_per_step
-        return self.updates + self.updates_per_call <= allowed
+        return self.updates + self.batches <= allowed
 
     def run(self, env_steps: int) -> dict[str, float]:
-        """Performs `updates_per_call` updates at `env_steps` environment steps; returns their mean metrics.
+        """Performs the updates of one call at `env_steps` environment steps; returns their mean metrics.
 
         Raises LearnerError where the replay gives no data in time, and where the loss is not finite.
         """
@@ -108,14 +125,17 @@ class Learner:
             raise LearnerError(
                 f"The learner waits for the replay: after {self.updates} updates it got no samples in time."
             ) from error
-        metrics = dict(zip(self._names, values.tolist(), strict=True))
-        self.updates += self.updates_per_call
-        if not all(map(_is_finite, (metrics["loss"], metrics["priority_max"]))):
+        *means, updates = values.tolist()
+        metrics = dict(zip(self._names, means, strict=True))
+        self.updates += int(updates)
+        if self._memory.on_policy:
+            self.rollouts += self._replicas
+        if not all(map(_is_finite, (metrics["loss"], metrics.get("priority_max", 0.0)))):
             raise LearnerError(
                 f"The loss is {metrics['loss']} at update {self.updates} (environment step {env_steps}): the run"
                 " stops, and the last checkpoint stands. A smaller learning rate may help."
             )
-        self.max_priority = max(self.max_priority, metrics["priority_max"])
+        self.max_priority = max(self.max_priority, metrics.get("priority_max", 1.0))
         return metrics
 
     def next_draw(self) -> Draw:
@@ -128,13 +148,16 @@ class Learner:
             online=dict(self.params.online),
             target=dict(self.params.target),
             optimizers=self._optimizers,
+            moments=dict(self.params.moments),
             updates=self._updates,
+            rollouts=self._rollouts,
             max_priority=self._max_priority,
         )
 
     def restored(self) -> None:
         """To be called when the checkpoint was read back."""
         self.updates = int(self._updates.numpy())
+        self.rollouts = int(self._rollouts.numpy())
         self.max_priority = float(self._max_priority.numpy())
 
     def trace_count(self) -> int:
@@ -147,42 +170,113 @@ class Learner:
         if self._write_priorities is not None:
             # Replica-major keys [k * B / R] each, beside priorities [k, B].
             local = self._strategy.experimental_local_results(draw.keys)
-            keys = tf.concat([tf.reshape(k, [self.updates_per_call, -1]) for k in local], axis=1)
+            keys = tf.concat([tf.reshape(k, [self.batches, -1]) for k in local], axis=1)
             # The table refuses what is not finite; `run` reports it.
             finite = tf.where(tf.math.is_finite(priorities), priorities, 0.0)
             self._write_priorities(tf.reshape(keys, [-1]), tf.cast(tf.reshape(finite, [-1]), tf.float64))
         return metrics
 
-    def _loop(self, steps: Step, correction: tf.Tensor, env_steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """k updates; returns priorities [k, B] and the means of the metrics, in the order of their names."""
-        count = self.updates_per_call
-        all_priorities = tf.TensorArray(tf.float32, size=count, element_shape=[self._algo.data().batch_size])
-        total = tf.zeros([len(self._names) - 2])
+    def _loop(self, steps: Step, correction: tf.Tensor, env_steps: tf.Tensor) -> tuple[tf.Tensor | None, tf.Tensor]:
+        """All updates of a draw.
+
+        Returns the priorities [k, B] that a prioritized memory wants, and the means of the metrics in the order of
+        their names with the number of updates behind them.
+        """
+        progress = tf.minimum(tf.cast(env_steps, tf.float32) / self._train_steps, 1.0)
+        for group, rate in self._algo.learning_rates(progress).items():
+            self._optimizers[group].learning_rate.assign(rate)
+        if self._memory.on_policy:
+            return None, self._learn_rollout(steps, correction, progress, env_steps)
+        return self._learn_batches(steps, correction, progress, env_steps)
+
+    def _learn_batches(
+        self, steps: Step, correction: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor
+    ) -> tuple[tf.Tensor | None, tf.Tensor]:
+        """One update with each of k batches."""
+        count, width, prioritized = self.batches, self._algo.data().batch_size, self._memory.prioritized
+        all_priorities = tf.TensorArray(tf.float32, size=count, element_shape=[width])
+        total = tf.zeros([len(self._names) - 2 * prioritized])
         for index in tf.range(count):
-            priorities, metrics = self._strategy.run(self._update, args=(steps, correction, index, env_steps))
-            priorities = tf.concat(self._strategy.experimental_local_results(priorities), axis=0)
-            all_priorities = all_priorities.write(index, priorities)
+            priorities, metrics = self._strategy.run(
+                self._prepare_and_update, args=(steps, correction, index, progress, env_steps)
+            )
+            if prioritized:
+                priorities = tf.concat(self._strategy.experimental_local_results(priorities), axis=0)
+                all_priorities = all_priorities.write(index, priorities)
             total += self._strategy.reduce(tf.distribute.ReduceOp.MEAN, metrics, axis=None)
             self._updates.assign_add(1)
             self._follow()
-        stacked = tf.ensure_shape(all_priorities.stack(), [count, self._algo.data().batch_size])
+        if not prioritized:
+            return None, tf.concat([total / count, [count]], axis=0)
+        stacked = tf.ensure_shape(all_priorities.stack(), [count, width])
         largest = tf.reduce_max(stacked)
         self._max_priority.assign(tf.maximum(self._max_priority, largest))
-        return stacked, tf.concat([total / count, [tf.reduce_mean(stacked), largest]], axis=0)
+        return stacked, tf.concat([total / count, [tf.reduce_mean(stacked), largest, count]], axis=0)
 
-    def _update(
-        self, steps: Step, correction: tf.Tensor, index: tf.Tensor, env_steps: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """One update on one replica, with batch `index` of the draw: priorities [B / R], metrics."""
+    def _learn_rollout(
+        self, steps: Step, correction: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor
+    ) -> tf.Tensor:
+        """All epochs over the examples of a rollout; the moments grow when they are done."""
+        data, strategy = self._algo.data(), self._strategy
+        batch = strategy.run(self._prepare, args=(steps, correction, tf.constant(0), progress, env_steps))
+        examples = strategy.experimental_local_results(batch.weight)[0].shape[0]
+        size = data.batch_size // self._replicas or examples
+        turns = data.epochs * (examples // size)
+        order = strategy.run(self._order, args=(examples, data.epochs, size))
+        total = tf.zeros([len(self._names)])
+        for turn in tf.range(turns):
+            metrics = strategy.run(self._update_part, args=(batch, order, turn, env_steps))
+            total += strategy.reduce(tf.distribute.ReduceOp.MEAN, metrics, axis=None)
+            self._updates.assign_add(1)
+            self._follow()
+        self._rollouts.assign_add(self._replicas)
+        for name, sums in strategy.run(self._measure, args=(batch, env_steps)).items():
+            merged = [strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in sums]
+            self.params.moments[name].merge(*merged)
+        return tf.concat([total / turns, [turns]], axis=0)
+
+    def _prepare(
+        self, steps: Step, correction: tf.Tensor, index: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor
+    ) -> Batch:
+        """The examples of batch `index` of the draw, on one replica."""
         context = tf.distribute.get_replica_context()
-        batch: Any = tree.map_structure(lambda leaf: leaf[index], steps)
-        progress = tf.minimum(tf.cast(env_steps, tf.float32) / self._train_steps, 1.0)
+        windows: Any = tree.map_structure(lambda leaf: leaf[index], steps)
         weight = self._memory.weight(correction[index], progress)
         weights = context.all_gather(weight, axis=0) if self._replicas > 1 else weight
-        counter = self._updates * self._replicas + tf.cast(context.replica_id_in_sync_group, tf.int64)
-        seed = tf.stack([self._seed, tf.cast(counter, tf.int32)])
-        params = self.params._replace(env_steps=env_steps)
-        update = self._algo.compute_gradients(params, Batch(batch, weight / tf.reduce_max(weights), seed))
+        batch = Batch(self._augment(windows), weight / tf.reduce_max(weights), self._seeds())
+        return self._algo.prepare(self.params._replace(env_steps=env_steps), batch)
+
+    def _prepare_and_update(
+        self, steps: Step, correction: tf.Tensor, index: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor
+    ) -> tuple[tf.Tensor | None, tf.Tensor]:
+        return self._update(self._prepare(steps, correction, index, progress, env_steps), env_steps)
+
+    def _order(self, examples: int, epochs: int, size: int) -> tf.Tensor:
+        """Which examples each update of a rollout learns from, [updates, size] i32: every epoch shuffles them anew."""
+        # The seed itself is the first update's.
+        seed = tf.unstack(tf.random.split(self._seeds()))[1]
+        keys = tf.random.stateless_uniform([epochs, examples], seed)
+        return tf.reshape(tf.argsort(keys, axis=1), [-1, size])
+
+    def _update_part(self, batch: Batch, order: tf.Tensor, turn: tf.Tensor, env_steps: tf.Tensor) -> tf.Tensor:
+        """One update with the examples whose turn it is."""
+        steps: Any = batch.steps
+        weight = batch.weight
+        if order.shape[1] != weight.shape[0]:
+            steps = tree.map_structure(lambda leaf: tf.gather(leaf, order[turn]), steps)
+            weight = tf.gather(weight, order[turn])
+        return self._update(Batch(steps, weight, self._seeds()), env_steps)[1]
+
+    def _seeds(self) -> tf.Tensor:
+        """[2] i32, for every update and replica its own."""
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        counter = self._updates * self._replicas + tf.cast(replica, tf.int64)
+        return tf.stack([self._seed, tf.cast(counter, tf.int32)])
+
+    def _update(self, batch: Batch, env_steps: tf.Tensor) -> tuple[tf.Tensor | None, tf.Tensor]:
+        """One update on one replica: priorities [B / R], metrics."""
+        context = tf.distribute.get_replica_context()
+        update = self._algo.compute_gradients(self.params._replace(env_steps=env_steps), batch)
         norms = []
         for group, optimizer in self._optimizers.items():
             grads = list(update.grads[group])
@@ -191,9 +285,22 @@ class Learner:
             norms.append(tf.linalg.global_norm(grads))
             variables = self.params.online[group].trainable_variables
             optimizer.apply_gradients(zip(grads, variables, strict=True), skip_gradients_aggregation=True)
-        age = tf.reduce_mean(tf.cast(env_steps - batch.extras[AGE][:, 0], tf.float32))
-        metrics = [*(update.metrics[name] for name in self._algo.metrics), *norms, age]
+        rates = [tf.cast(optimizer.learning_rate, tf.float32) for optimizer in self._optimizers.values()]
+        written = batch.steps.extras[AGE]
+        age = tf.reduce_mean(tf.cast(env_steps - (written if written.shape.rank == 1 else written[:, 0]), tf.float32))
+        metrics = [*(update.metrics[name] for name in self._algo.metrics), *norms, *rates, age]
         return update.priorities, tf.stack(metrics)
+
+    def _measure(self, batch: Batch, env_steps: tf.Tensor) -> dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+        """What each of the moments grows by on one replica: how many rows, their sum, their squares about the mean."""
+        sums = {}
+        counted = tf.cast(batch.weight > 0, tf.float32)
+        for name, rows in self._algo.measure(self.params._replace(env_steps=env_steps), batch).items():
+            weight = tf.reshape(counted, [-1, *[1] * (rows.shape.rank - 1)])
+            squares = weight * tf.square(rows - self.params.moments[name].mean)
+            parts = (tf.reduce_sum(weight * rows, axis=0), tf.reduce_sum(squares, axis=0))
+            sums[name] = (tf.reduce_sum(counted), *parts)
+        return sums
 
     def _follow(self) -> None:
         """Moves the target networks whose turn it is."""

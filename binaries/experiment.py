@@ -111,11 +111,23 @@ class Plan:
         self.single = single
         self.lanes = 1 if single else experiment.lanes
         maker = lambda: make(experiment.environment)  # noqa: E731
-        self.environment = maker() if single else Lanes.make(maker, self.lanes)
+        together = self.data.whole_episodes
+        self.environment = maker() if single else Lanes.make(maker, self.lanes, together)
+        self.algo.check(self.environment.observation_spec, self.environment.action_spec)
         self.rows = make_rows(self.algo, self.environment.observation_spec, self.environment.action_spec)
         check_divides(self.data, self.memory, self.lanes, self.strategy.num_replicas_in_sync)
         self.replay_bytes = tables.budget(self.data, self.memory, self.rows, self.lanes)
         tables.check_budget(self.replay_bytes)
+
+    @property
+    def windows(self) -> int:
+        """Windows in one item of the table."""
+        return self.lanes if self.memory.blocks else 1
+
+    @property
+    def rollout_steps(self) -> int:
+        """Steps of all lanes in one rollout, at most."""
+        return self.lanes * (self.data.window - 1)
 
     def signature(self) -> dict[str, tf.TensorSpec]:
         """The columns of one item of the replay table."""
@@ -170,7 +182,7 @@ class Plan:
         from agents.agent import Agent
         from agents.evaluator import Evaluator
         from pipeline.envs.make import make
-        from pipeline.writer import Writer
+        from pipeline.writer import RolloutWriter, Writer
         from servers import tables
 
         experiment, algo, data, memory, lanes = self.experiment, self.algo, self.data, self.memory, self.lanes
@@ -179,10 +191,13 @@ class Plan:
         address = f"localhost:{server.port}"
         learner = self.learner(address)
         client = reverb.Client(address)
-        writer = Writer(client, tables.TABLE, self.rows, lanes, data.window, data.period, blocks=memory.blocks)
+        if memory.on_policy:
+            writer = RolloutWriter(client, tables.TABLE, self.rows, lanes, data.window)
+        else:
+            writer = Writer(client, tables.TABLE, self.rows, lanes, data.window, data.period, blocks=memory.blocks)
         observation_spec, action_spec = self.environment.observation_spec, self.environment.action_spec
         policy = Policy(algo, learner.params, observation_spec, lanes, experiment.seed, training=True)
-        actor = Actor(policy, writer, action_spec, lanes)
+        actor = Actor(policy, writer, action_spec, lanes, data)
         agent = Agent(algo, actor, learner, None if self.single else lanes)
 
         def evaluator(episodes: int, salt: int) -> Evaluator:

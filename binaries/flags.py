@@ -92,11 +92,11 @@ def _check_experiment(experiment: Experiment) -> None:
     environment = make(experiment.environment)
     kind = action_kind(environment.action_spec)
     environment.close()
-    served = algos[experiment.algo].constants["action_kind"]
-    if kind != served:
+    served: Any = algos[experiment.algo].constants["action_kinds"]
+    if kind not in served:
         raise UserError(
-            f"Algorithm '{experiment.algo}' serves {served} actions, and those of {experiment.environment} are {kind}:"
-            " choose another algorithm or environment."
+            f"Algorithm '{experiment.algo}' serves {' and '.join(served)} actions, and those of"
+            f" {experiment.environment} are {kind}: choose another algorithm or environment."
         )
 
 

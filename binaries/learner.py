@@ -70,11 +70,11 @@ class Loop:
         progress = console.Progress(experiment.train_steps, self._inserted(), learner.updates)
         saved = moved = time.monotonic()
         steps = 0
-        while learner.due(experiment.train_steps) and not self._stop:
+        while self._left(steps) and not self._stop:
             now = time.monotonic()
             before, steps = steps, self._inserted()
             moved = now if steps > before else moved
-            if learner.due(steps):
+            if self._due(steps):
                 metrics = learner.run(steps)
                 values = {f"learner/{name}": value for name, value in metrics.items()}
                 self._summaries.scalars("train", learner.updates, values)
@@ -84,13 +84,22 @@ class Loop:
                 time.sleep(POLL_S)
             if progress.due():
                 progress.show(steps, learner.updates, None)
-                if not learner.due(steps):
+                if not self._due(steps):
                     progress.say(f"{self._waits(steps)} for {now - moved:.0f} s.")
             if now - saved > experiment.checkpoint_period:
                 self._save()
                 saved = now
         self._save()
         self._summaries.flush()
+
+    def _due(self, steps: int) -> bool:
+        return self._learner.due(steps, steps // self._plan.rollout_steps)
+
+    def _left(self, steps: int) -> bool:
+        """Whether there is more to learn."""
+        if self._plan.memory.on_policy:
+            return steps < self._plan.experiment.train_steps or self._due(steps)
+        return self._due(self._plan.experiment.train_steps)
 
     def _waits(self, steps: int) -> str:
         return (
@@ -107,7 +116,7 @@ class Loop:
         except (reverb.ReverbError, RuntimeError) as error:
             raise UserError(f"The replay server does not answer any more: {error}") from error
         items = info.rate_limiter_info.insert_stats.completed
-        return items * (self._plan.lanes if self._plan.memory.blocks else 1)
+        return items * (self._plan.rollout_steps if self._plan.memory.on_policy else self._plan.windows)
 
     def _save(self) -> None:
         learner = self._learner

@@ -26,6 +26,9 @@ PACKAGES = (
     "servers.memory",
     "agents",
     "agents.models",
+    "agents.advantages",
+    "agents.lr_schedules",
+    "agents.reward_augmentation",
     "agents.algos",
     "agents.algos.act_select",
     "agents.algos.grad_comp",
@@ -124,7 +127,13 @@ def read(hparams: str, overrides: Iterable[str], flags: dict[str, Any]) -> dict[
         bindings.append(Binding(owner, parameter, value, f"--{flag}"))
     for binding in bindings:
         _check(binding)
-    return {binding.name: binding for binding in bindings}
+    # In the order in which they were last set.
+    return {binding.name: binding for binding in _last_of_each(bindings)}
+
+
+def _last_of_each(bindings: list[Binding]) -> list[Binding]:
+    last = {binding.name: place for place, binding in enumerate(bindings)}
+    return [binding for place, binding in enumerate(bindings) if last[binding.name] == place]
 
 
 def entries() -> dict[str, index.Entry]:
@@ -174,11 +183,24 @@ def apply(settings: dict[str, Binding]) -> None:
     gin.parse_config([f"{binding.name} = {binding.value!r}" for binding in settings.values()])
 
 
+def replaced(settings: dict[str, Binding], binding: Binding) -> bool:
+    """Whether a later setting chose another class in place of the one that `binding` configures.
+
+    So a file may choose 'max' for the 'epsilon' that the file it includes has configured.
+    """
+    known = entries()
+    own = known[binding.owner.rpartition("/")[2]]
+    folder = own.module.rpartition(".")[0]
+    alternatives = {e.name for e in known.values() if e.module.rpartition(".")[0] == folder} - {own.name}
+    later = list(settings.values())[list(settings).index(binding.name) + 1 :]
+    return any(isinstance(b.value, str) and b.value in alternatives for b in later)
+
+
 def check_all_read(settings: dict[str, Binding]) -> None:
-    """Raises UserError where a setting's class is no part of the run that was built."""
+    """Raises UserError where a setting's class is no part of the run that was built, unless another replaced it."""
     used = {f"{b.owner}.{b.parameter}" for b in read_bindings(operative(), "gin")}
     for binding in settings.values():
-        if binding.name not in used:
+        if binding.name not in used and not replaced(settings, binding):
             raise UserError(
                 f"{binding.origin}: nothing reads {binding.name}, because {binding.owner} is no part of this run;"
                 f" {index.near(binding.name, used)}"

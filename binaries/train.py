@@ -185,8 +185,9 @@ def _show(command: flags.Command, folder: RunFolder, plan: Plan) -> None:
     for name, binding in sorted(command.settings.items()):
         print(f"  {name:<{width}}  {binding.value!r:<14}  {binding.origin}")
     print(f"  everything else has its default: {folder.path / OPERATIVE}")
+    unit = f"rollouts of {plan.lanes} lanes x" if plan.memory.on_policy else "windows of"
     print(
-        f"Replay: {plan.data.memory}, {plan.data.size:,} windows of {plan.data.window} rows of"
+        f"Replay: {plan.data.memory}, {plan.data.size:,} {unit} {plan.data.window} rows of"
         f" {plan.rows.row_bytes()} bytes: at most {plan.replay_bytes / 2**20:,.0f} MiB of memory",
         flush=True,
     )

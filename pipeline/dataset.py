@@ -26,6 +26,14 @@ class Draw(NamedTuple):
 
 def check_divides(data: Data, memory: Memory, lanes: int, replicas: int) -> None:
     """Raises UserError where a batch is not a whole number of items on each replica."""
+    if memory.on_policy:
+        transitions = lanes * (data.window - 1)
+        if data.batch_size and (data.batch_size % replicas or transitions % (data.batch_size // replicas)):
+            raise UserError(
+                f"batch_size is {data.batch_size}: its part for each of {replicas} replicas must divide the"
+                f" {transitions} transitions of a rollout ({lanes} lanes x {data.window - 1} steps)."
+            )
+        return
     windows = lanes if memory.blocks else 1
     if data.batch_size % (windows * replicas):
         raise UserError(
@@ -47,12 +55,12 @@ def dataset(
     replicas: int,
     timeout_ms: int,
 ) -> tf.data.Dataset:
-    """Endless `Draw`s of `batches` batches for one of `replicas` replicas.
+    """Endless `Draw`s of `batches` batches for one of `replicas` replicas; a draw from a queue is one rollout.
 
     Its iterator ends where the table gives no sample for `timeout_ms`: that is a stall, never the end of the data.
     """
-    batch = data.batch_size // replicas
     windows = lanes if memory.blocks else 1
+    batch = lanes if memory.on_policy else data.batch_size // replicas
     items = batches * batch // windows
 
     def draw(sample: reverb.ReplaySample) -> Draw:

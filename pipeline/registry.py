@@ -36,14 +36,25 @@ class Registry:
         """Every name, imported or not."""
         return sorted({entry.name for entry in index.scan(self.package)} | set(self._imported))
 
+    def _check_takes(self, name: str, takes: str) -> None:
+        every = {entry.name: entry.constants.get("takes") for entry in index.scan(self.package)}
+        every |= {known: getattr(cls, "takes", None) for known, cls in self._imported.items()}
+        if takes and every[name] != takes:
+            fit = " or ".join(sorted(known for known, kind in every.items() if kind == takes))
+            raise UserError(f"The {self.kind} '{name}' takes {every[name]}, and {takes} are what there is: use {fit}.")
+
     def check(self, name: str) -> None:
         """Raises UserError with the near names where `name` is unknown; imports nothing."""
         if name not in self.names():
             raise UserError(f"There is no {self.kind} '{name}'; {index.near(name, self.names())}")
 
-    def get(self, name: str) -> Callable[..., Any]:
-        """The class with gin's bindings as defaults; called with the remaining arguments it makes an instance."""
+    def get(self, name: str, takes: str = "") -> Callable[..., Any]:
+        """The class with gin's bindings as defaults; called with the remaining arguments it makes an instance.
+
+        `takes`: what it must say that it is called with, where the registry's classes differ in that.
+        """
         self.check(name)
+        self._check_takes(name, takes)
         if name not in self._imported:
             importlib.import_module(next(e.module for e in index.scan(self.package) if e.name == name))
         return gin.get_configurable(self._imported[name])

@@ -58,6 +58,9 @@ class Rows:
             else:
                 self._leaves.append(_Leaf(spec, size, PACKED, self._packed_size))
                 self._packed_size += size
+        self._layout: dict[str, Any] = {
+            name: (column.shape.as_list(), column.dtype.as_numpy_dtype) for name, column in self.columns().items()
+        }
 
     def columns(self) -> dict[str, tf.TensorSpec]:
         """Name, shape and dtype of each column of one row."""
@@ -73,19 +76,24 @@ class Rows:
 
     def pack(self, step: Step) -> dict[str, np.ndarray]:
         """The columns, [E, ...] each, of a step of arrays [E, ...]; arrays have their spec's dtype."""
-        leaves = tree.flatten(step)
-        lanes = len(leaves[0])
-        packed = np.empty((lanes, self._packed_size), np.int32)
-        columns = {PACKED: packed}
-        for leaf, value in zip(self._leaves, leaves, strict=True):
-            if leaf.column != PACKED:
-                columns[leaf.column] = value
-                continue
-            value = value.reshape(lanes, leaf.size)
-            packed[:, leaf.begin : leaf.begin + leaf.size] = (
-                value.view(np.int32) if leaf.spec.dtype == np.float32 else value
-            )
+        columns = self.empty((len(step.reward),))
+        self.pack_into(step, columns)
         return columns
+
+    def empty(self, leading: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """Arrays [*leading, ...] for the columns."""
+        return {name: np.empty([*leading, *shape], dtype) for name, (shape, dtype) in self._layout.items()}
+
+    def pack_into(self, step: Step, columns: Mapping[str, np.ndarray]) -> None:
+        """The same, into given arrays [E, ...]."""
+        packed = columns[PACKED]
+        for leaf, value in zip(self._leaves, tree.flatten(step), strict=True):
+            if leaf.column != PACKED:
+                columns[leaf.column][...] = value
+                continue
+            part = packed[:, leaf.begin : leaf.begin + leaf.size]
+            part = part.view(np.float32) if leaf.spec.dtype == np.float32 else part
+            part[...] = value.reshape(len(packed), leaf.size)
 
     def unpack(self, columns: Mapping[str, tf.Tensor]) -> Step:
         """The step of tensors [..., *shape] of columns [..., *column shape], shapes static: the inverse of `pack`."""

@@ -55,20 +55,24 @@ class Data(NamedTuple):
     window: int
     """rows an item holds: n_step + 1, or unroll + 1"""
     batch_size: int
-    """windows a gradient is computed on, over all replicas"""
+    """examples a gradient is computed on, over all replicas (see `Algo.prepare`); 0: all of a rollout's"""
     size: int
-    """windows the memory keeps"""
+    """windows the memory keeps; rollouts, where it is a queue"""
     min_size: int
     """environment steps before the first update"""
     period: int = 1
     """rows between the starts of two windows"""
+    epochs: int = 1
+    """times that each example of a rollout is used"""
+    whole_episodes: bool = False
+    """a rollout is one episode of each lane: a lane that ended waits for the others"""
 
 
 class Batch(NamedTuple):
     """What one gradient is computed on; the items' uint64 keys travel beside it, on the host."""
 
     steps: Step
-    """[B, T + 1, ...]"""
+    """[B, T + 1, ...], or [B, ...] where the algorithm prepares it so"""
     weight: tf.Tensor
     """[B] f32 importance weights"""
     seed: tf.Tensor
@@ -83,7 +87,9 @@ class Params(NamedTuple):
     target: Mapping[str, Any]
     """lagging copies, of the groups that asked for one"""
     env_steps: tf.Tensor
-    """[] i32, environment steps so far: the clock of every schedule"""
+    """[] i32, environment steps so far: the clock of exploration"""
+    moments: Mapping[str, Any]
+    """running means and variances, of what the algorithm normalises"""
 
 
 class Update(NamedTuple):
@@ -91,7 +97,7 @@ class Update(NamedTuple):
 
     grads: Mapping[str, Sequence[tf.Tensor]]
     """by parameter group, in the order of its trainable variables; divided by the GLOBAL batch: replicas add up"""
-    priorities: tf.Tensor
-    """[B] f32, new priorities of the batch's windows"""
+    priorities: Any
+    """[B] f32, new priorities of a replay's windows; None from rollouts"""
     metrics: Mapping[str, tf.Tensor]
     """[] f32 each, means over the batch; the keys are Algo.metrics"""

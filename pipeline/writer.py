@@ -1,4 +1,4 @@
-"""Cuts the stream of rows into windows and writes them to a Reverb table. No arithmetic: returns are the learner's."""
+"""Writes rows to a Reverb table, as windows or as rollouts. No arithmetic: returns are the learner's."""
 
 from __future__ import annotations
 
@@ -85,10 +85,52 @@ class Writer:
         self._writer.create_item(self._table, priority, trajectory)
 
     def _wait(self, pending: int) -> None:
-        try:
-            self._writer.flush(block_until_num_items=pending, timeout_ms=TIMEOUT_MS)
-        except (reverb.DeadlineExceededError, RuntimeError) as error:
-            raise WriterError(
-                f"The actor waits for the replay server: table '{self._table}' took no items for"
-                f" {TIMEOUT_MS // 1000} s ({error})."
-            ) from error
+        _flush(self._writer, self._table, pending)
+
+
+class RolloutWriter:
+    """Collects rows of E lanes and writes them as one item, {column: [window, E, ...]}, each row once."""
+
+    def __init__(self, client: reverb.Client, table: str, rows: Rows, lanes: int, window: int):
+        self._table = table
+        self._rows = rows
+        self._writer = client.trajectory_writer(num_keep_alive_refs=1)
+        self._columns = rows.empty((window, lanes))
+        self._count = 0
+
+    def append(self, step: Step, priority: float = 1.0) -> None:
+        """Keeps one row of arrays [E, ...]; a queue knows no priorities."""
+        del priority
+        self._rows.pack_into(step, {name: column[self._count] for name, column in self._columns.items()})
+        self._count += 1
+
+    def end(self) -> None:
+        """Writes the rollout; one that is shorter than the window repeats its final row.
+
+        Raises WriterError where the server does not answer within 30 s.
+        """
+        for column in self._columns.values():
+            column[self._count :] = column[self._count - 1]
+        self._count = 0
+        self._writer.append(self._columns)
+        history: Any = self._writer.history
+        self._writer.create_item(self._table, 1.0, {name: history[name][-1] for name in self._columns})
+        self.flush()
+
+    def flush(self) -> None:
+        """Returns once the server holds every rollout that was written; raises WriterError after 30 s."""
+        _flush(self._writer, self._table, 0)
+
+    def close(self) -> None:
+        """Ends the stream; a rollout that is not complete is dropped."""
+        self._writer.close()
+
+
+def _flush(writer: reverb.TrajectoryWriter, table: str, pending: int) -> None:
+    try:
+        writer.flush(block_until_num_items=pending, timeout_ms=TIMEOUT_MS)
+    except (reverb.DeadlineExceededError, RuntimeError) as error:
+        raise WriterError(
+            f"The actor waits for the replay server: table '{table}' took no items for"
+            f" {TIMEOUT_MS // 1000} s ({error})."
+        ) from error

@@ -29,9 +29,11 @@ def signature(rows: Rows, window: int, lanes: int | None) -> dict[str, tf.Tensor
 
 def budget(data: Data, memory: Memory, rows: Rows, lanes: int) -> int:
     """Resident bytes that the full table is expected to take."""
-    items = data.size // lanes if memory.blocks else data.size
-    # Windows share their rows: a row is kept once for every `period` windows that begin in it.
-    return int(data.size * rows.row_bytes() * max(1, data.period) * OVERHEAD) + items * ITEM_BYTES
+    items = memory.items(data, lanes)
+    windows = items * lanes if memory.blocks else items
+    # Windows share their rows: `period` rows are kept for each of them. Rollouts share none.
+    kept = windows * (data.window if memory.on_policy else data.period)
+    return int(kept * rows.row_bytes() * OVERHEAD) + items * ITEM_BYTES
 
 
 def check_budget(needed: int) -> None:

@@ -14,7 +14,17 @@ from pipeline.index import ROOT
 
 LAYERS = (
     ("pipeline.types", "pipeline.registry", "pipeline.index", "pipeline.checks"),
-    ("pipeline", "servers", "configs", "agents.losses", "agents.models", "agents.schedules"),
+    (
+        "pipeline",
+        "servers",
+        "configs",
+        "agents.advantages",
+        "agents.losses",
+        "agents.lr_schedules",
+        "agents.models",
+        "agents.reward_augmentation",
+        "agents.schedules",
+    ),
     ("agents.algos.act_select", "agents.algos.grad_comp"),
     ("agents.algos",),
     ("agents",),

@@ -7,12 +7,13 @@ summaries. So the same object serves the four-line loop, the compiled loop, many
 from __future__ import annotations
 
 import abc
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tree
 
 from agents.algos.grad_comp.basic import gradients
+from agents.models.moments import Moments
 from pipeline.types import Batch, Data, Nest, Params, Update
 
 
@@ -24,23 +25,26 @@ class TargetUpdate(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What a loss says of a batch of B windows."""
+    """What a loss says of a batch of B examples."""
 
     losses: dict[str, tf.Tensor]
     """[B] f32 by parameter group, weighted"""
-    priorities: tf.Tensor
-    """[B] f32"""
+    priorities: Any
+    """[B] f32, of the windows of a replay; None from rollouts"""
     metrics: dict[str, tf.Tensor]
     """[] f32 each, keys as in `Algo.metrics`"""
 
 
 class Algo(abc.ABC):
-    """The base class. A subclass states `action_kind` and `metrics`, and fills in the abstract methods."""
+    """The base class. A subclass states `action_kinds` and `metrics`, and fills in the abstract methods."""
 
-    action_kind: str
+    action_kinds: tuple[str, ...]
     """the action spaces it serves, a literal: see pipeline/envs/environment.py"""
     metrics: tuple[str, ...] = ("loss",)
     """names of what `loss` reports; 'loss' is always among them"""
+
+    def check(self, observation_spec: Nest, action_spec: Nest) -> None:  # noqa: B027 most have nothing to add
+        """Raises UserError where it cannot serve spaces whose kind it serves."""
 
     @abc.abstractmethod
     def data(self) -> Data:
@@ -50,21 +54,41 @@ class Algo(abc.ABC):
     def models(self, observation_spec: Nest, action_spec: Nest) -> dict[str, tf.keras.Model]:
         """New networks by parameter group, for `dm_env` specs of one state and one action."""
 
+    def inputs(
+        self, group: str, models: dict[str, tf.keras.Model], observation: Nest, action: Nest
+    ) -> tuple[Nest, ...]:
+        """What the network of `group` among `models` is called with, for `observation` and `action` [B, ...]."""
+        del group, models, action
+        return (observation,)
+
     @abc.abstractmethod
     def optimizers(self) -> dict[str, tf.keras.optimizers.Optimizer]:
         """New optimizers, one for each parameter group."""
 
+    def learning_rates(self, progress: tf.Tensor) -> dict[str, tf.Tensor]:
+        """[] f32 by parameter group, at `progress` [] f32 in [0, 1]: the part of the training that is done.
+
+        The optimizer of a group that is not named keeps its own.
+        """
+        del progress
+        return {}
+
     def targets(self) -> dict[str, TargetUpdate]:
         """The groups that have a target network."""
+        return {}
+
+    def moments(self, observation_spec: Nest) -> dict[str, Moments]:
+        """New running moments, of what it normalises."""
+        del observation_spec
         return {}
 
     def extras_spec(self) -> dict[str, Nest]:
         """Specs of what `select_action` leaves in the rows."""
         return {}
 
-    def initial_core(self, lanes: int) -> Nest:
-        """The recurrent state of E lanes, zeros at every episode's start; () where there is none."""
-        del lanes
+    def initial_core(self, params: Params, lanes: int) -> Nest:
+        """What E lanes remember from call to call, [E, ...] at an episode's start; () where that is nothing."""
+        del params, lanes
         return ()
 
     @abc.abstractmethod
@@ -76,9 +100,22 @@ class Algo(abc.ABC):
         `seed`: [2] i32, fresh for every call. Without `training` it acts greedily.
         """
 
+    def prepare(self, params: Params, batch: Batch) -> Batch:
+        """Makes B' examples [B', ...] of a draw's B windows [B, T + 1, ...], with the parameters before its updates.
+
+        Rollouts become transitions here, with their advantages; a replay's windows are examples as they are.
+        """
+        del params
+        return batch
+
+    def measure(self, params: Params, batch: Batch) -> dict[str, tf.Tensor]:
+        """Rows [B', ...] of the prepared `batch` that the moments grow by, weighted 0 or 1 by `batch.weight > 0`."""
+        del params, batch
+        return {}
+
     @abc.abstractmethod
     def loss(self, params: Params, batch: Batch) -> Loss:
-        """The weighted loss of each window. Pure: everything it depends on is an argument or a hyper-parameter."""
+        """The weighted loss of each example. Pure: everything it depends on is an argument or a hyper-parameter."""
 
     def acting_metrics(self, env_steps: tf.Tensor) -> dict[str, tf.Tensor]:
         """[] f32 each: the state of exploration at `env_steps`."""
@@ -89,7 +126,8 @@ class Algo(abc.ABC):
         """Gradients of `loss` for every parameter group, divided by the global batch."""
         with tf.GradientTape(persistent=True) as tape:
             losses, priorities, metrics = self.loss(params, batch)
-        return Update(gradients(tape, losses, params, self.data().batch_size), priorities, metrics)
+        global_batch = batch.weight.shape[0] * tf.distribute.get_strategy().num_replicas_in_sync
+        return Update(gradients(tape, losses, params, global_batch), priorities, metrics)
 
 
 def networks(algo: Algo, observation_spec: Nest, action_spec: Nest) -> Params:
@@ -97,12 +135,14 @@ def networks(algo: Algo, observation_spec: Nest, action_spec: Nest) -> Params:
 
     def built() -> dict[str, tf.keras.Model]:
         made = algo.models(observation_spec, action_spec)
-        for model in made.values():
-            model(tree.map_structure(lambda spec: tf.zeros([1, *spec.shape], spec.dtype), observation_spec))
+        zeros = lambda spec: tf.zeros([1, *spec.shape], spec.dtype)  # noqa: E731
+        observation, action = (tree.map_structure(zeros, spec) for spec in (observation_spec, action_spec))
+        for group, model in made.items():
+            model(*algo.inputs(group, made, observation, action))
         return made
 
     online = built()
     target = {group: model for group, model in built().items() if group in algo.targets()} if algo.targets() else {}
     for group, model in target.items():
         model.set_weights(online[group].get_weights())
-    return Params(online, target, tf.constant(0))
+    return Params(online, target, tf.constant(0), algo.moments(observation_spec))

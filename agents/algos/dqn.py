@@ -8,8 +8,9 @@ from agents.algos.act_select.registry import ACTION_SELECTORS
 from agents.algos.algo import Algo, Loss, TargetUpdate
 from agents.algos.grad_comp.registry import GRADIENT_FUNCTIONS
 from agents.algos.registry import ALGOS
-from agents.losses.returns import at_row, n_step
+from agents.losses.returns import at_row, first, n_step
 from agents.losses.values import q_learning_error
+from agents.lr_schedules.registry import LR_SCHEDULES
 from agents.models.registry import MODELS
 from pipeline.checks import check_fraction, check_positive
 from pipeline.types import Batch, Data, Nest, Params
@@ -26,12 +27,12 @@ class DQN(Algo):
     Differences from the 2015 paper: Adam, and a Huber loss in place of the clipped error, whose gradient is the same.
     """
 
-    action_kind = "discrete"
+    action_kinds = ("discrete",)
     metrics = ("loss", "q", "td_error", "weight")
 
     def __init__(
         self,
-        model: str = "mlp",
+        model: str = "basic",
         act_select: str = "epsilon",
         grad_comp: str = "huber",
         memory: str = "uniform",
@@ -42,8 +43,7 @@ class DQN(Algo):
         n_step: int = 1,
         double: bool = False,
         learning_rate: float = 1e-3,
-        final_learning_rate: float | None = None,
-        learning_rate_decay: int = 50_000,
+        lr_schedule: str = "constant",
         adam_epsilon: float = 1e-7,
         max_gradient_norm: float | None = None,
         target_update_period: int = 100,
@@ -51,7 +51,6 @@ class DQN(Algo):
     ):
         """`replay_size` and `batch_size` are in windows, `min_replay_size` in environment steps, the period in updates.
 
-        With a `final_learning_rate`, the rate goes there linearly over the first `learning_rate_decay` updates.
         `target_update_rate` below 1 makes the target an average of the online parameters.
         """
         check_positive(
@@ -61,21 +60,18 @@ class DQN(Algo):
             batch_size=batch_size,
             n_step=n_step,
             learning_rate=learning_rate,
-            learning_rate_decay=learning_rate_decay,
             target_update_period=target_update_period,
             target_update_rate=target_update_rate,
         )
         check_fraction("DQN", gamma=gamma, target_update_rate=target_update_rate)
         self._model = MODELS.get(model)
-        self._act_select = ACTION_SELECTORS.get(act_select)()
-        self._grad_comp = GRADIENT_FUNCTIONS.get(grad_comp)()
+        self._act_select = ACTION_SELECTORS.get(act_select, takes="values")()
+        self._grad_comp = GRADIENT_FUNCTIONS.get(grad_comp, takes="errors")()
         self._data = Data(memory, n_step + 1, batch_size, replay_size, min_replay_size)
         self._gamma = gamma
         self._double = double
         self._learning_rate = learning_rate
-        if final_learning_rate is not None:
-            schedules = tf.keras.optimizers.schedules
-            self._learning_rate = schedules.PolynomialDecay(learning_rate, learning_rate_decay, final_learning_rate)
+        self._lr_schedule = LR_SCHEDULES.get(lr_schedule)()
         self._adam_epsilon = adam_epsilon
         self._max_gradient_norm = max_gradient_norm
         self._target_update = TargetUpdate(target_update_period, target_update_rate)
@@ -95,16 +91,21 @@ class DQN(Algo):
         )
         return {"q": adam}
 
+    def learning_rates(self, progress: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"q": self._learning_rate * self._lr_schedule(progress)}
+
     def targets(self) -> dict[str, TargetUpdate]:
         return {"q": self._target_update}
 
     def select_action(
         self, params: Params, observation: Nest, core: Nest, seed: tf.Tensor, training: bool
     ) -> tuple[tf.Tensor, dict[str, Nest], Nest]:
-        q = params.online["q"](observation)
         if not training:
-            return tf.argmax(q, axis=-1, output_type=tf.int32), {}, core
-        return self._act_select(q, seed, params.env_steps), {}, core
+            return tf.argmax(params.online["q"](observation), axis=-1, output_type=tf.int32), {}, core
+        noise_seed, action_seed = tf.unstack(tf.random.split(seed))
+        q = params.online["q"](observation, noise_seed, each_row=True)
+        action, core = self._act_select(q, core, action_seed, params.env_steps)
+        return action, {}, core
 
     def acting_metrics(self, env_steps: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._act_select.metrics(env_steps)
@@ -112,16 +113,18 @@ class DQN(Algo):
     def loss(self, params: Params, batch: Batch) -> Loss:
         steps = batch.steps  # [B, n + 1, ...]
         fold = n_step(steps.reward, steps.discount, steps.last, self._gamma)
-        q_tm1 = params.online["q"](steps.observation[:, 0])
+        # A noisy network draws noise of its own for each of the three (Fortunato et al. 2018, section 3.1).
+        seeds = tf.unstack(tf.random.split(batch.seed, 3))
+        q_tm1 = params.online["q"](first(steps.observation), seeds[0])
         bootstrap = at_row(steps.observation, fold.row)
-        q_t = params.target["q"](bootstrap)
+        q_t = params.target["q"](bootstrap, seeds[1])
         error = q_learning_error(
             q_tm1,
             steps.action[:, 0],
             fold.reward,
             fold.factor,
             q_t_value=q_t,
-            q_t_selector=params.online["q"](bootstrap) if self._double else q_t,
+            q_t_selector=params.online["q"](bootstrap, seeds[2]) if self._double else q_t,
         )
         # A window that begins with a LAST row holds no transition.
         weight = batch.weight * tf.cast(~steps.last[:, 0], tf.float32)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import tensorflow as tf
+import tree
+
+from pipeline.types import Nest
 
 
 class NStep(NamedTuple):
@@ -35,6 +38,32 @@ def n_step(reward: tf.Tensor, discount: tf.Tensor, last: tf.Tensor, gamma: float
     )
 
 
-def at_row(columns: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-    """Row `index` [B] of `columns` [B, T + 1, ...]: [B, ...]."""
-    return tf.gather(columns, index, batch_dims=1)
+def at_row(columns: Nest, index: tf.Tensor) -> Nest:
+    """Row `index` [B] of the leaves [B, T + 1, ...] of `columns`: [B, ...]."""
+    return tree.map_structure(lambda leaf: tf.gather(leaf, index, batch_dims=1), columns)
+
+
+def first(columns: Nest) -> Nest:
+    """The first row of the leaves [B, T + 1, ...] of `columns`: [B, ...]."""
+    return tree.map_structure(lambda leaf: leaf[:, 0], columns)
+
+
+def gae(
+    reward: tf.Tensor, discount: tf.Tensor, last: tf.Tensor, value: tf.Tensor, gamma: float, gae_lambda: float
+) -> tf.Tensor:
+    """Generalised advantage estimates of the first T rows, [B, T] f32 (Schulman et al. 2016, eq. 16).
+
+    `reward`, `discount`, `value` [B, T + 1] f32, `last` [B, T + 1] bool. An episode that ends inside the window, and
+    the window's end, bootstrap from the value of the state that they stand at; LAST rows have advantage 0. With
+    `gae_lambda` 1 these are discounted returns less values.
+    """
+    live = 1.0 - tf.cast(last, tf.float32)
+    delta = live[:, :-1] * (reward[:, :-1] + gamma * discount[:, :-1] * value[:, 1:] - value[:, :-1])
+    # Row t carries what follows it unless its successor is a LAST row.
+    carry = gamma * gae_lambda * discount[:, :-1] * live[:, :-1] * live[:, 1:]
+
+    def earlier(following: tf.Tensor, row: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        return row[0] + row[1] * following
+
+    rows = (tf.transpose(delta), tf.transpose(carry))  # [T, B]
+    return tf.transpose(tf.scan(earlier, rows, tf.zeros_like(delta[:, 0]), reverse=True))

@@ -1,33 +1,110 @@
-"""Fully connected networks."""
+"""Fully connected and convolutional networks.
+
+Every network is called with observations [B, ...] and, where it has noise, a seed; it gives [B, outputs] f32.
+"""
 
 from __future__ import annotations
 
 import tensorflow as tf
+import tree
 
 from agents.models.registry import MODELS
 from pipeline.checks import check_positive
-from pipeline.types import UserError
+from pipeline.types import Nest, UserError
 
 
-@MODELS.register("mlp")
+def flat(observation: Nest) -> tf.Tensor:
+    """All leaves [B, ...] side by side, [B, size] f32."""
+    leaves = [tf.cast(leaf, tf.float32) for leaf in tree.flatten(observation)]
+    return tf.concat([tf.reshape(leaf, [-1, leaf.shape[1:].num_elements()]) for leaf in leaves], axis=-1)
+
+
+def initializer(orthogonal: bool, gain: float) -> tf.keras.initializers.Initializer:
+    """For one layer: Glorot uniform (Keras's default) or orthogonal weights, times `gain`."""
+    if orthogonal:
+        return tf.keras.initializers.Orthogonal(gain)
+    return tf.keras.initializers.VarianceScaling(gain**2, "fan_avg", "uniform")
+
+
+def hidden_initializer(orthogonal: bool) -> tf.keras.initializers.Initializer:
+    """The same for one layer before a rectifier: orthogonal weights with gain sqrt(2)."""
+    return initializer(orthogonal, 2**0.5 if orthogonal else 1.0)
+
+
+def check_activation(owner: str, activation: str) -> None:
+    """Raises UserError where Keras does not know `activation`."""
+    try:
+        tf.keras.activations.get(activation)
+    except ValueError as error:
+        raise UserError(f"{owner}.activation is '{activation}': Keras has no activation of that name.") from error
+
+
+@MODELS.register("basic")
 class MLP(tf.keras.Model):
-    """Dense layers over a flat observation, then a linear head."""
+    """Dense layers over the flattened observation, then a linear head."""
 
-    def __init__(self, outputs: int, hidden_sizes: tuple[int, ...] = (64, 64), activation: str = "relu"):
-        """`outputs`: the head's size. Weights: Glorot uniform, biases 0 (Keras's defaults)."""
+    def __init__(
+        self,
+        outputs: int,
+        head_gain: float = 1.0,
+        hidden_sizes: tuple[int, ...] = (64, 64),
+        activation: str = "relu",
+        orthogonal: bool = False,
+    ):
+        """`outputs`: the head's size; `head_gain` scales its initial weights. Biases begin at 0."""
         super().__init__()
-        check_positive("MLP", hidden_sizes=min(hidden_sizes, default=1))
-        try:
-            tf.keras.activations.get(activation)
-        except ValueError as error:
-            raise UserError(f"MLP.activation is '{activation}': Keras has no activation of that name.") from error
-        self._flatten = tf.keras.layers.Flatten()
-        self._hidden = [tf.keras.layers.Dense(size, activation) for size in hidden_sizes]
-        self._head = tf.keras.layers.Dense(outputs)
+        check_positive("MLP", hidden_sizes=min(hidden_sizes, default=1), head_gain=head_gain)
+        check_activation("MLP", activation)
+        self._hidden = [
+            tf.keras.layers.Dense(size, activation, kernel_initializer=hidden_initializer(orthogonal))
+            for size in hidden_sizes
+        ]
+        self._head = tf.keras.layers.Dense(outputs, kernel_initializer=initializer(orthogonal, head_gain))
 
-    def call(self, observation: tf.Tensor) -> tf.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """[B, ...] -> [B, outputs] f32"""
-        hidden = self._flatten(tf.cast(observation, tf.float32))
+    def call(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, observation: Nest, seed: tf.Tensor | None = None, each_row: bool = False
+    ) -> tf.Tensor:
+        del seed, each_row
+        hidden = flat(observation)
         for layer in self._hidden:
             hidden = layer(hidden)
         return self._head(hidden)
+
+
+@MODELS.register("conv")
+class Conv(tf.keras.Model):
+    """The convolutional network of Mnih et al. 2015 (methods, model architecture) over images [B, H, W, C] of bytes."""
+
+    def __init__(
+        self,
+        outputs: int,
+        head_gain: float = 1.0,
+        filters: tuple[int, ...] = (32, 64, 64),
+        kernels: tuple[int, ...] = (8, 4, 3),
+        strides: tuple[int, ...] = (4, 2, 1),
+        hidden_size: int = 512,
+        orthogonal: bool = False,
+    ):
+        """One convolution for each of `filters`, `kernels` (pixels) and `strides` (pixels), then a dense layer."""
+        super().__init__()
+        check_positive(
+            "Conv", filters=min(filters), kernels=min(kernels), strides=min(strides), hidden_size=hidden_size
+        )
+        if not len(filters) == len(kernels) == len(strides):
+            raise UserError(f"Conv has filters {filters}, kernels {kernels} and strides {strides}: one each a layer.")
+        self._convolutions = [
+            tf.keras.layers.Conv2D(f, k, s, activation="relu", kernel_initializer=hidden_initializer(orthogonal))
+            for f, k, s in zip(filters, kernels, strides, strict=True)
+        ]
+        self._hidden = tf.keras.layers.Dense(hidden_size, "relu", kernel_initializer=hidden_initializer(orthogonal))
+        self._head = tf.keras.layers.Dense(outputs, kernel_initializer=initializer(orthogonal, head_gain))
+
+    def call(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, observation: tf.Tensor, seed: tf.Tensor | None = None, each_row: bool = False
+    ) -> tf.Tensor:
+        del seed, each_row
+        # Bytes until here: they are a quarter of the floats' size on the way to the device.
+        hidden = tf.cast(observation, tf.float32) / 255.0
+        for layer in self._convolutions:
+            hidden = layer(hidden)
+        return self._head(self._hidden(flat(hidden)))

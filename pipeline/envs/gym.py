@@ -56,7 +56,7 @@ def _ids(library: str) -> set[str]:
 
 @ENVIRONMENTS.register("gym")
 class GymEnvironment(Environment):
-    """One environment of gym or gymnasium, with either's reset and step."""
+    """One environment of gym or gymnasium, with either's reset and step. Actions of a Box are clipped to its bounds."""
 
     def __init__(self, environment_id: str):
         library, name = find(environment_id)
@@ -75,6 +75,8 @@ class GymEnvironment(Environment):
         # Environments older than gym 0.22 have a method for it.
         reset = inspect.signature(self._environment.unwrapped.reset).parameters.values()
         self._seeded_by_reset = any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in reset)
+        space = self._environment.action_space
+        self._bounds = (space.low, space.high) if type(space).__name__ == "Box" else None
         self._discrete = isinstance(self.action_spec, specs.DiscreteArray)
         self._dtype = None if isinstance(self.observation_spec, dict | tuple) else self.observation_spec.dtype
 
@@ -93,6 +95,8 @@ class GymEnvironment(Environment):
     def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
         if self._discrete:
             action = int(action) + self._action_start
+        elif self._bounds is not None:
+            action = np.clip(action, *self._bounds)
         state, reward, *ending, info = self._environment.step(action)
         if len(ending) == 2:
             terminated, truncated = ending

@@ -7,18 +7,22 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tree
 
-from pipeline.envs.environment import Environment
+from pipeline.envs.environment import Done, Environment
 from pipeline.types import Nest
 
 
 class Lanes:
     """Environments side by side: states [E, ...], rewards [E] f32, dones [E] i8 (values of `Done`).
 
-    Each lane follows `Environment`: one vector step after its episode ended it stands at its next first state.
+    Each lane follows `Environment`: one vector step after its episode ended it stands at its next first state. With
+    `together` a lane that ended waits at its final state, still done, until one vector step after all of them ended.
     """
 
-    def __init__(self, environments: Sequence[Environment]):
+    def __init__(self, environments: Sequence[Environment], together: bool = False):
         self._environments = list(environments)
+        self._together = together
+        self._latest: list[tuple[Nest, float, Done]] = []
+        """of lanes that may have to wait"""
         self.observation_spec = self._environments[0].observation_spec
         self.action_spec = self._environments[0].action_spec
         # One array each is the common case and needs no walk through a nest.
@@ -26,9 +30,9 @@ class Lanes:
         self._split = _split_nest if tree.is_nested(self.action_spec) else list
 
     @classmethod
-    def make(cls, maker: Callable[[], Environment], lanes: int) -> Lanes:
+    def make(cls, maker: Callable[[], Environment], lanes: int, together: bool = False) -> Lanes:
         """`lanes` environments from `maker`."""
-        return cls([maker() for _ in range(lanes)])
+        return cls([maker() for _ in range(lanes)], together)
 
     def __len__(self) -> int:
         return len(self._environments)
@@ -38,11 +42,22 @@ class Lanes:
         seeds: Sequence[int | None] = [None] * len(self)
         if seed is not None:
             seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(len(self)) >> 1]
+        self._latest = []
         return self._stack([e.reset(s) for e, s in zip(self._environments, seeds, strict=True)])
 
     def step(self, actions: Nest) -> tuple[Nest, np.ndarray, np.ndarray]:
         """Steps every lane with its action, [E, ...]."""
-        results = [e.step(a) for e, a in zip(self._environments, self._split(actions), strict=True)]
+        if self._together and any(done for _, _, done in self._latest) and not all(d for _, _, d in self._latest):
+            results = [
+                (state, 0.0, done) if done else environment.step(action)
+                for environment, action, (state, _, done) in zip(
+                    self._environments, self._split(actions), self._latest, strict=True
+                )
+            ]
+        else:
+            results = [e.step(a) for e, a in zip(self._environments, self._split(actions), strict=True)]
+        if self._together:
+            self._latest = results
         states, rewards, dones = zip(*results, strict=True)
         return self._stack(states), np.array(rewards, np.float32), np.array(dones, np.int8)
 

@@ -15,6 +15,8 @@ class Memory:
     """an item holds the rows of all lanes over the same time steps: E windows for the price of one"""
     prioritized = False
     """the learner writes new priorities back"""
+    on_policy = False
+    """items are rollouts, each is learnt from once, by the parameters that acted in it"""
     max_times_sampled = 0
     """an item is removed once it was sampled so often; 0: never"""
     workers = 1
@@ -46,10 +48,13 @@ class Memory:
         del progress
         return tf.ones_like(correction)
 
+    def items(self, data: Data, lanes: int) -> int:
+        """How many items the table of `data` keeps."""
+        return max(1, data.size // lanes) if self.blocks else data.size
+
     def table(self, name: str, data: Data, lanes: int, signature: dict[str, tf.TensorSpec]) -> reverb.Table:
         """The Reverb table of `data` for writers of `lanes` lanes."""
-        windows = lanes if self.blocks else 1
-        items = max(1, data.size // windows)
+        items = self.items(data, lanes)
         return reverb.Table(
             name=name,
             sampler=self.sampler(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reverb
 
+from pipeline.types import Data
 from servers.memory.memory import Memory
 from servers.memory.registry import MEMORIES
 
@@ -12,10 +13,15 @@ from servers.memory.registry import MEMORIES
 class Queue(Memory):
     """First in, first out; a full queue makes writers wait. One worker and one item in flight keep the order.
 
-    Reverb's defaults for replay would take hundreds of items from the queue to give one batch.
+    An item is a rollout. Reverb's defaults for replay would take hundreds of items from the queue to give one batch.
     """
 
+    on_policy = True
     max_times_sampled = 1
+
+    def items(self, data: Data, lanes: int) -> int:
+        del lanes
+        return data.size
 
     def sampler(self) -> object:
         return reverb.selectors.Fifo()

@@ -13,7 +13,7 @@ VALUES = tf.constant([[0.0, 1.0, 0.0, 0.0]] * 1000)
 
 
 def actions(epsilon: float, seed: int) -> np.ndarray:
-    return Epsilon(epsilon, epsilon)(VALUES, tf.constant([7, seed]), tf.constant(0)).numpy()
+    return Epsilon(epsilon, epsilon)(VALUES, (), tf.constant([7, seed]), tf.constant(0))[0].numpy()
 
 
 def test_epsilon_goes_linearly_and_then_stays() -> None:
@@ -36,7 +36,7 @@ def test_random_actions_are_uniform() -> None:
 
 def test_no_exploration_is_the_best_action() -> None:
     assert np.all(actions(0.0, 3) == 1)
-    assert np.all(Max()(VALUES, tf.constant([0, 0]), tf.constant(0)).numpy() == 1)
+    assert np.all(Max()(VALUES, (), tf.constant([0, 0]), tf.constant(0))[0].numpy() == 1)
 
 
 def test_the_seed_decides() -> None:

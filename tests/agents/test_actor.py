@@ -14,7 +14,7 @@ from agents.learner import AGE
 from pipeline.envs.environment import Done
 from pipeline.envs.lanes import Lanes
 from pipeline.envs.scripted import Scripted
-from pipeline.types import Step
+from pipeline.types import Data, Step
 from pipeline.writer import Writer
 from tests.agents.helpers import ACTION, OBSERVATION
 
@@ -33,13 +33,14 @@ class Rows:
         return [np.asarray(getattr(step, field))[index].tolist() for step in self.steps]
 
 
-def always_one(observation: np.ndarray, env_steps: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def always_one(observation: np.ndarray, first: np.ndarray, env_steps: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return np.ones(len(observation), np.int32), {}
 
 
 def make_actor(lanes: int) -> tuple[Actor, Rows]:
     rows = Rows()
-    return Actor(cast(Policy, always_one), cast(Writer, rows), specs.DiscreteArray(2, np.int32), lanes), rows
+    data = Data("uniform", 2, 1, 1, 1)
+    return Actor(cast(Policy, always_one), cast(Writer, rows), specs.DiscreteArray(2, np.int32), lanes, data), rows
 
 
 def play(actor: Actor, lanes: Lanes, state: np.ndarray, steps: int) -> np.ndarray:
@@ -107,8 +108,9 @@ def test_every_call_of_a_policy_has_fresh_randomness_and_a_restored_one_repeats_
     params = networks(algo, OBSERVATION, ACTION)
     observation = np.zeros((64, 4), np.float32)
     policy = Policy(algo, params, OBSERVATION, 64, seed=3, training=True)
-    first, second = policy(observation, 0)[0], policy(observation, 0)[0]
+    begin = np.zeros(64, bool)
+    first, second = policy(observation, begin, 0)[0], policy(observation, begin, 0)[0]
     assert np.any(first != second)
     again = Policy(algo, params, OBSERVATION, 64, seed=3, training=True)
     again.calls = 1
-    np.testing.assert_array_equal(again(observation, 0)[0], second)
+    np.testing.assert_array_equal(again(observation, begin, 0)[0], second)

@@ -59,7 +59,7 @@ def test_loss_and_priorities_equal_literal_numpy(n: int, double: bool) -> None:
 
 def test_gradients_equal_finite_differences() -> None:
     # The mean squared error and one layer are smooth, so that differences of 1e-2 are exact enough in float32.
-    algo, params, batch = setting(model="mlp", grad_comp="mean_squared_error")
+    algo, params, batch = setting(model="basic", grad_comp="mean_squared_error")
     grads = algo.compute_gradients(params, batch).grads["q"]
     head = params.online["q"].trainable_variables[-1]  # the head's biases
     for index in range(2):
@@ -86,18 +86,6 @@ def test_acts_greedily_without_training() -> None:
     np.testing.assert_array_equal(action, np.argmax(params.online["q"](state), axis=-1))
 
 
-def test_learning_rate_goes_linearly_to_its_final_value() -> None:
-    adam = DQN(learning_rate=1.0, final_learning_rate=0.2, learning_rate_decay=100).optimizers()["q"]
-    variable = tf.Variable(tf.constant(0.0))
-    rates = []
-    for updates in (0, 50, 100, 1000):
-        adam.build([variable])
-        adam.iterations.assign(updates)
-        adam.apply_gradients([(tf.constant(1.0), variable)])
-        rates.append(round(float(adam.learning_rate), 5))
-    assert rates == [1.0, 0.6, 0.2, 0.2]
-
-
 def test_gradients_are_clipped_by_their_global_norm() -> None:
     adam = DQN(max_gradient_norm=0.5).optimizers()["q"]
     assert adam.global_clipnorm == 0.5
@@ -113,4 +101,4 @@ def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
 
 def test_an_unknown_activation_is_refused() -> None:
     with pytest.raises(UserError, match=r"MLP\.activation is .rlu."):
-        MODELS.get("mlp")(2, activation="rlu")
+        MODELS.get("basic")(2, activation="rlu")

@@ -152,7 +152,10 @@ def test_an_include_of_no_file_is_refused(write: Write) -> None:
         ("Prioritized.zzz=1", "Prioritized has no parameter 'zzz'; there are: beta, exponent, final_beta."),
         ("Uniform.zzz=1", "Uniform has no parameter 'zzz'; there are: none."),
         # Those are the code's to hand over, not gin's.
-        ("MLP.outputs=3", "MLP has no parameter 'outputs'; there are: activation, hidden_sizes."),
+        (
+            "MLP.outputs=3",
+            "MLP has no parameter 'outputs'; there are: activation, head_gain, hidden_sizes, orthogonal.",
+        ),
         ("DQN.batch_size=1.5", "DQN.batch_size is 1.5: it must be of type int."),
         ("DQN.batch_size=True", "DQN.batch_size is True: it must be of type int."),
         ("DQN.learning_rate=True", "DQN.learning_rate is True: it must be of type float."),
@@ -219,7 +222,7 @@ def test_a_wrong_setting_is_refused_even_where_a_later_one_wins(write: Write) ->
         ("MLP.hidden_sizes = (32,)", (32,)),
         ("MLP.hidden_sizes = [32, 16]", [32, 16]),
         ("MLP.hidden_sizes = ()", ()),
-        ("DQN.model = 'mlp'  # with a comment", "mlp"),
+        ("DQN.model = 'basic'  # with a comment", "basic"),
     ],
 )
 def test_values_of_the_parameters_type_are_taken(write: Write, text: str, value: object) -> None:

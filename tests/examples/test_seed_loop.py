@@ -33,6 +33,6 @@ def test_the_loop_acts_observes_and_updates(capsys: pytest.CaptureFixture[str]) 
     # Every step but those that the environment spends on its resets is counted; an update each past the first 1,000.
     assert agent.actor.env_steps + agent.actor.episodes in (2_000, 2_001)
     due = agent.actor.env_steps - 1_000
-    assert due - agent.learner.updates_per_call < agent.learner.updates <= due
+    assert due - agent.learner.batches < agent.learner.updates <= due
     assert agent.metrics["loss"] > 0
     assert "step 2000: mean return" in capsys.readouterr().out

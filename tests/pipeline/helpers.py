@@ -18,7 +18,7 @@ from pipeline.envs.lanes import Lanes
 from pipeline.envs.scripted import Scripted
 from pipeline.rows import Rows
 from pipeline.types import Data
-from pipeline.writer import Writer
+from pipeline.writer import RolloutWriter, Writer
 from servers import tables
 from servers.memory.memory import Memory
 from servers.memory.queue import Queue
@@ -70,8 +70,17 @@ class Item(NamedTuple):
     """one, or one a lane"""
 
 
-class LaneQueue(Queue):
-    """A queue of lanes' own windows, so that what prioritized memory stores can be read in order."""
+class BlockQueue(Queue):
+    """A queue of windows, so that what a replay stores can be read in order."""
+
+    on_policy = False
+
+    def items(self, data: Data, lanes: int) -> int:
+        return Memory.items(self, data, lanes)
+
+
+class LaneQueue(BlockQueue):
+    """The same of lanes' own windows, as prioritized memory stores them."""
 
     blocks = False
 
@@ -84,7 +93,9 @@ class Ones:
     def __init__(self, lanes: int):
         self._lanes = np.arange(lanes, dtype=np.int32)
 
-    def __call__(self, observation: np.ndarray, env_steps: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def __call__(
+        self, observation: np.ndarray, first: np.ndarray, env_steps: int
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         return np.ones(len(observation), np.int32), {LANE: self._lanes}
 
 
@@ -101,30 +112,34 @@ class Stream:
         period: int = 1,
         batch_size: int = 6,
         size: int = 600,
+        whole_episodes: bool = False,
     ):
         lanes = len(scripts)
         self.memory = memory
-        self.data = Data("", window=n + 1, batch_size=batch_size, size=size, min_size=1, period=period)
-        self.lanes = Lanes([Scripted(*script) for script in scripts])
+        self.data = Data("", n + 1, batch_size, size, min_size=1, period=period, whole_episodes=whole_episodes)
+        self.lanes = Lanes([Scripted(*script) for script in scripts], together=whole_episodes)
         extras = {LANE: specs.Array((), np.int32), AGE: specs.Array((), np.int32)}
         self.rows = Rows(self.lanes.observation_spec, self.lanes.action_spec, extras)
         self.signature = tables.signature(self.rows, n + 1, lanes if memory.blocks else None)
         self.server = serve(memory.table(tables.TABLE, self.data, lanes, self.signature))
         self.address = f"localhost:{self.server.port}"
         self.client = reverb.Client(self.address)
-        self.writer = Writer(self.client, tables.TABLE, self.rows, lanes, n + 1, period, memory.blocks)
+        if memory.on_policy:
+            self.writer = RolloutWriter(self.client, tables.TABLE, self.rows, lanes, n + 1)
+        else:
+            self.writer = Writer(self.client, tables.TABLE, self.rows, lanes, n + 1, period, memory.blocks)
         policy: Any = Ones(lanes)
-        self._actor = Actor(policy, self.writer, self.lanes.action_spec, lanes)
+        self.actor = Actor(policy, self.writer, self.lanes.action_spec, lanes, self.data)
         self._state = self.lanes.reset(0)
 
     def write(self, count: int, priorities: Sequence[float] | None = None, flush: bool = True) -> None:
         """Writes `count` rows of every lane; with `flush` the server holds their windows when it returns."""
         for priority in priorities or [1.0] * count:
-            last_state, action = self._state, self._actor.act(self._state)
+            last_state, action = self._state, self.actor.act(self._state)
             self._state, reward, done = self.lanes.step(action)
-            self._actor.observe(last_state, action, reward, done, self._state, priority)
+            self.actor.observe(last_state, action, reward, done, self._state, priority)
         if flush:
-            self._actor.flush()
+            self.actor.flush()
 
     def draws(self, batches: int = 2, replicas: int = 1, timeout_ms: int = 200) -> tf.data.Dataset:
         """The dataset of the table."""

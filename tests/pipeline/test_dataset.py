@@ -17,7 +17,7 @@ from servers.memory.memory import Memory
 from servers.memory.prioritized import Prioritized
 from servers.memory.queue import Queue
 from servers.memory.uniform import Uniform
-from tests.pipeline.helpers import SCRIPTS, LaneQueue, Stream, Window, expected_items, windows
+from tests.pipeline.helpers import SCRIPTS, BlockQueue, LaneQueue, Stream, Window, expected_items, windows
 
 Serve = Callable[[reverb.Table], reverb.Server]
 LANES = len(SCRIPTS)
@@ -34,7 +34,7 @@ def all_windows(draw: Draw) -> list[Window]:
     return list(itertools.chain(*batch_windows(draw)))
 
 
-@pytest.mark.parametrize("memory", [Queue, LaneQueue])
+@pytest.mark.parametrize("memory", [BlockQueue, LaneQueue])
 @pytest.mark.parametrize(("batches", "replicas", "n"), [(2, 1, 2), (1, 1, 1), (3, 2, 3)])
 def test_shapes(serve: Serve, memory: type[Memory], batches: int, replicas: int, n: int) -> None:
     stream = Stream(serve, memory(), n=n, batch_size=12)
@@ -50,7 +50,7 @@ def test_shapes(serve: Serve, memory: type[Memory], batches: int, replicas: int,
     tree.map_structure(lambda spec, leaf: spec.shape.assert_is_fully_defined() or leaf.shape == spec.shape, specs, draw)
 
 
-@pytest.mark.parametrize("memory", [Queue, LaneQueue])
+@pytest.mark.parametrize("memory", [BlockQueue, LaneQueue])
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_queue_gives_every_window_once_and_in_order(serve: Serve, memory: type[Memory], n: int) -> None:
     stream = Stream(serve, memory(), n=n, batch_size=6)
@@ -65,7 +65,7 @@ def test_a_queue_gives_every_window_once_and_in_order(serve: Serve, memory: type
 
 
 def test_a_queue_gives_up_little_more_than_a_batch(serve: Serve) -> None:
-    stream = Stream(serve, Queue(), batch_size=16 * LANES)
+    stream = Stream(serve, BlockQueue(), batch_size=16 * LANES)
     stream.write(101)
     iterator = iter(stream.draws(batches=1))
     for drawn in (16, 32, 48):
@@ -74,7 +74,7 @@ def test_a_queue_gives_up_little_more_than_a_batch(serve: Serve) -> None:
 
 
 def test_replicas_share_the_batch(serve: Serve) -> None:
-    stream = Stream(serve, Queue(), batch_size=12)
+    stream = Stream(serve, BlockQueue(), batch_size=12)
     stream.write(9)
     draw = next(iter(stream.draws(batches=2, replicas=2)))
     assert batch_windows(draw) == [
@@ -111,7 +111,7 @@ def test_keys_stand_in_the_order_of_the_windows(serve: Serve, memory: type[Memor
         assert list(itertools.chain(*(contents[key] for key in draw.keys.numpy().tolist()))) == all_windows(draw)
 
 
-@pytest.mark.parametrize("memory", [Queue, LaneQueue, Uniform, Prioritized])
+@pytest.mark.parametrize("memory", [BlockQueue, LaneQueue, Uniform, Prioritized])
 def test_a_table_without_items_ends_the_iterator(serve: Serve, memory: type[Memory]) -> None:
     stream = Stream(serve, memory())
     iterator = iter(stream.draws())
@@ -125,7 +125,7 @@ def test_a_table_without_items_ends_the_iterator(serve: Serve, memory: type[Memo
 
 
 def test_a_new_iterator_goes_on_after_a_stall(serve: Serve) -> None:
-    stream = Stream(serve, Queue())
+    stream = Stream(serve, BlockQueue())
     assert list(stream.draws()) == []
     stream.write(5)
     assert all_windows(next(iter(stream.draws()))) == list(itertools.chain(*expected_items(SCRIPTS, 1, 1, 5, True)))
@@ -138,7 +138,10 @@ def test_a_new_iterator_goes_on_after_a_stall(serve: Serve) -> None:
         (Uniform(), 60, 8, 1, 8),
         (Uniform(), 8, 8, 2, 16),
         (Uniform(), 48, 8, 2, None),
-        (Queue(), 4, 8, 1, 8),
+        (BlockQueue(), 4, 8, 1, 8),
+        (Queue(), 0, 8, 2, None),
+        (Queue(), 8, 8, 1, None),
+        (Queue(), 8, 8, 2, None),
         (Prioritized(), 60, 8, 1, None),
         (Prioritized(), 61, 8, 2, 2),
     ],
@@ -152,3 +155,9 @@ def test_a_batch_is_a_whole_number_of_items_on_each_replica(
         return
     with pytest.raises(UserError, match=rf"batch_size is {batch_size}: it must be a multiple of {multiple} .* this "):
         check_divides(data, memory, lanes, replicas)
+
+
+@pytest.mark.parametrize(("batch_size", "replicas"), [(5, 1), (16, 1), (3, 2)])
+def test_minibatches_divide_a_rollout(batch_size: int, replicas: int) -> None:
+    with pytest.raises(UserError, match=rf"batch_size is {batch_size}: .* divide the 8 transitions of a "):
+        check_divides(Data("queue", 2, batch_size, 16, 0), Queue(), 8, replicas)

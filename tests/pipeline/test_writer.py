@@ -13,11 +13,10 @@ import tensorflow as tf
 import pipeline.writer
 from pipeline.writer import WriterError
 from servers import tables
-from servers.memory.queue import Queue
-from tests.pipeline.helpers import SCRIPTS, LaneQueue, Script, Stream, expected_items, expected_rows, text
+from tests.pipeline.helpers import SCRIPTS, BlockQueue, LaneQueue, Script, Stream, expected_items, expected_rows, text
 
 Serve = Callable[[reverb.Table], reverb.Server]
-MEMORIES = {"blocks": Queue, "lanes": LaneQueue}
+MEMORIES = {"blocks": BlockQueue, "lanes": LaneQueue}
 A = Script((2, 1), (False, True))  # a00 a01 a02* a10 a11* a20 ...
 B = Script((1, 3), (True, False))  # b00 b01* b10 b11 b12 b13* ...
 
@@ -109,7 +108,7 @@ def test_a_table_whose_signature_disagrees_refuses_the_items(
 ) -> None:
     signature = {name: tf.TensorSpec(shape, dtype, name) for name, (shape, dtype) in wrong.items()}
     monkeypatch.setattr(tables, "signature", lambda rows, window, lanes: signature)
-    stream = Stream(serve, Queue(), (A, B))
+    stream = Stream(serve, BlockQueue(), (A, B))
     with pytest.raises(ValueError, match="inconsistent with the table signature"):
         stream.write(3)
     assert stream.table_size() == 0
@@ -118,7 +117,7 @@ def test_a_table_whose_signature_disagrees_refuses_the_items(
 @pytest.mark.parametrize("before", [0, 5], ids=["from the start", "later"])
 def test_a_dead_server_is_reported(serve: Serve, monkeypatch: pytest.MonkeyPatch, before: int) -> None:
     monkeypatch.setattr(pipeline.writer, "TIMEOUT_MS", 1000)
-    stream = Stream(serve, Queue())
+    stream = Stream(serve, BlockQueue())
     stream.write(before)
     stream.server.stop()
     with pytest.raises(WriterError, match=r"table 'experience' took no items for 1 s \(.* timeout of 0:00:01\)"):
@@ -127,7 +126,7 @@ def test_a_dead_server_is_reported(serve: Serve, monkeypatch: pytest.MonkeyPatch
 
 def test_appending_to_a_dead_server_does_not_go_on_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.writer, "TIMEOUT_MS", 1000)
-    stream = Stream(serve, Queue())
+    stream = Stream(serve, BlockQueue())
     stream.server.stop()
     with pytest.raises(WriterError):
         stream.write(pipeline.writer.PENDING + 2, flush=False)
@@ -135,7 +134,7 @@ def test_appending_to_a_dead_server_does_not_go_on_for_ever(serve: Serve, monkey
 
 def test_a_full_queue_holds_its_size_and_makes_the_writer_wait(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.writer, "TIMEOUT_MS", 1000)
-    stream = Stream(serve, Queue(), (A,), size=4)
+    stream = Stream(serve, BlockQueue(), (A,), size=4)
     stream.write(5)
     with pytest.raises(WriterError):
         stream.write(1)
@@ -143,7 +142,7 @@ def test_a_full_queue_holds_its_size_and_makes_the_writer_wait(serve: Serve, mon
 
 
 def test_closing_keeps_what_was_flushed(serve: Serve) -> None:
-    stream = Stream(serve, Queue(), (A,), n=2)
+    stream = Stream(serve, BlockQueue(), (A,), n=2)
     stream.write(3)
     stream.writer.close()
     assert text(stream.stored()) == ["a00 a01 a02*"]

@@ -100,9 +100,9 @@ def test_other_memories_weigh_everything_equally(memory: Memory) -> None:
 
 @pytest.mark.parametrize(
     ("memory", "size", "items"),
-    [(Prioritized(), 12, 12), (Uniform(), 12, 4), (Uniform(), 13, 4), (Uniform(), 1, 1), (Queue(), 12, 4)],
+    [(Prioritized(), 12, 12), (Uniform(), 12, 4), (Uniform(), 13, 4), (Uniform(), 1, 1), (Queue(), 12, 12)],
 )
-def test_the_size_is_in_windows(serve: Serve, memory: Memory, size: int, items: int) -> None:
+def test_the_size_is_in_windows_and_of_a_queue_in_rollouts(serve: Serve, memory: Memory, size: int, items: int) -> None:
     stream = Stream(serve, memory, SCRIPTS, size=size)  # 3 lanes
     assert stream.client.server_info()[tables.TABLE].max_size == items
 

@@ -1,32 +1,43 @@
-"""Choosing an action from action values."""
+"""Choosing one of A actions from A values: action values, or the logits of a policy."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
+from agents.algos.act_select.act_select import ActSelect
 from agents.algos.act_select.registry import ACTION_SELECTORS
 from agents.schedules import linear
 from pipeline.checks import check_fraction, check_positive
+from pipeline.types import Nest
 
 
 @ACTION_SELECTORS.register("max")
-class Max:
+class Max(ActSelect):
     """The action of the largest value."""
 
-    def __call__(self, values: tf.Tensor, seed: tf.Tensor, env_steps: tf.Tensor) -> tf.Tensor:
-        """[E, A] f32 -> [E] i32"""
-        del seed, env_steps
-        return tf.argmax(values, axis=-1, output_type=tf.int32)
+    takes = "values"
 
-    def metrics(self, env_steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        """What exploration is at now."""
+    def __call__(self, values: tf.Tensor, core: Nest, seed: tf.Tensor, env_steps: tf.Tensor) -> tuple[tf.Tensor, Nest]:
+        del seed, env_steps
+        return tf.argmax(values, axis=-1, output_type=tf.int32), core
+
+
+@ACTION_SELECTORS.register("random")
+class Random(ActSelect):
+    """Any action, all equally likely."""
+
+    takes = "values"
+
+    def __call__(self, values: tf.Tensor, core: Nest, seed: tf.Tensor, env_steps: tf.Tensor) -> tuple[tf.Tensor, Nest]:
         del env_steps
-        return {}
+        return tf.random.stateless_uniform(tf.shape(values)[:-1], seed, 0, values.shape[-1], tf.int32), core
 
 
 @ACTION_SELECTORS.register("epsilon")
-class Epsilon:
+class Epsilon(ActSelect):
     """With probability epsilon a uniformly random action, else the action of the largest value; one coin per lane."""
+
+    takes = "values"
 
     def __init__(self, initial: float = 1.0, final: float = 0.05, decay_steps: int = 10_000):
         """Epsilon goes linearly from `initial` to `final` over the first `decay_steps` environment steps."""
@@ -40,14 +51,43 @@ class Epsilon:
         """[] f32 at `env_steps` [] i32."""
         return linear(self._initial, self._final, self._decay_steps, env_steps)
 
-    def __call__(self, values: tf.Tensor, seed: tf.Tensor, env_steps: tf.Tensor) -> tf.Tensor:
-        """[E, A] f32 -> [E] i32"""
+    def __call__(self, values: tf.Tensor, core: Nest, seed: tf.Tensor, env_steps: tf.Tensor) -> tuple[tf.Tensor, Nest]:
         lanes = tf.shape(values)[:1]
         coin_seed, action_seed = tf.unstack(tf.random.split(seed))
         explore = tf.random.stateless_uniform(lanes, coin_seed) < self.epsilon(env_steps)
         random = tf.random.stateless_uniform(lanes, action_seed, 0, values.shape[-1], tf.int32)
-        return tf.where(explore, random, tf.argmax(values, axis=-1, output_type=tf.int32))
+        return tf.where(explore, random, tf.argmax(values, axis=-1, output_type=tf.int32)), core
 
     def metrics(self, env_steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        """What exploration is at now."""
         return {"epsilon": self.epsilon(env_steps)}
+
+
+@ACTION_SELECTORS.register("non_uniform_random")
+class NonUniformRandom(ActSelect):
+    """A sample from the softmax of the values over `temperature`."""
+
+    takes = "values"
+
+    def __init__(self, temperature: float = 1.0):
+        check_positive("NonUniformRandom", temperature=temperature)
+        self._temperature = temperature
+
+    def __call__(self, values: tf.Tensor, core: Nest, seed: tf.Tensor, env_steps: tf.Tensor) -> tuple[tf.Tensor, Nest]:
+        del env_steps
+        sample = tf.random.stateless_categorical(values / self._temperature, 1, seed, tf.int32)
+        return sample[:, 0], core
+
+
+@ACTION_SELECTORS.register("uniform_random")
+class UniformRandom(ActSelect):
+    """The seed's Gumbel trick: the largest of values - log(-log u), with u uniform, one for every lane and action.
+
+    With logits as values that is a sample of their softmax (Gumbel 1954; Maddison et al. 2014).
+    """
+
+    takes = "values"
+
+    def __call__(self, values: tf.Tensor, core: Nest, seed: tf.Tensor, env_steps: tf.Tensor) -> tuple[tf.Tensor, Nest]:
+        del env_steps
+        uniform = tf.random.stateless_uniform(tf.shape(values), seed, minval=1e-20)
+        return tf.argmax(values - tf.math.log(-tf.math.log(uniform)), axis=-1, output_type=tf.int32), core

@@ -1,1 +1,1 @@
-"""How an error becomes a gradient."""
+"""Gradient functions."""

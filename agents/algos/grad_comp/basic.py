@@ -1,16 +1,22 @@
-"""Losses of an error, and the tape that turns an algorithm's loss into gradients."""
+"""Gradient functions: what an algorithm descends, and the tape that turns it into gradients.
+
+`takes` says what a function is called with; an algorithm asks for the kind that it has.
+"""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
 from agents.algos.grad_comp.registry import GRADIENT_FUNCTIONS
+from pipeline.checks import check_positive
 from pipeline.types import Params
 
 
 @GRADIENT_FUNCTIONS.register("mean_squared_error")
 class MeanSquaredError:
     """error^2 / 2, whose gradient is the error."""
+
+    takes = "errors"
 
     def __call__(self, error: tf.Tensor) -> tf.Tensor:
         """[B] -> [B]"""
@@ -21,7 +27,10 @@ class MeanSquaredError:
 class Huber:
     """Quadratic up to `delta`, linear beyond: DQN's clipped error (Mnih et al. 2015, methods)."""
 
+    takes = "errors"
+
     def __init__(self, delta: float = 1.0):
+        check_positive("Huber", delta=delta)
         self._delta = delta
 
     def __call__(self, error: tf.Tensor) -> tf.Tensor:
@@ -29,6 +38,47 @@ class Huber:
         size = tf.abs(error)
         quadratic = tf.minimum(size, self._delta)
         return 0.5 * tf.square(quadratic) + self._delta * (size - quadratic)
+
+
+@GRADIENT_FUNCTIONS.register("policy_gradient")
+class PolicyGradient:
+    """-log pi(a|s) advantage, whose gradient is the policy gradient (Williams 1992; Sutton et al. 2000, eq. 2)."""
+
+    takes = "advantages"
+
+    def __call__(self, log_prob: tf.Tensor, old_log_prob: tf.Tensor, advantage: tf.Tensor) -> tf.Tensor:
+        """[B] each -> [B]"""
+        del old_log_prob
+        return -log_prob * advantage
+
+
+@GRADIENT_FUNCTIONS.register("ppo")
+class ClippedSurrogate:
+    """-min(ratio advantage, clip(ratio, 1 - clip, 1 + clip) advantage) (Schulman et al. 2017, eq. 7)."""
+
+    takes = "advantages"
+
+    def __init__(self, clip: float = 0.2):
+        """`clip`: the paper's epsilon."""
+        check_positive("ClippedSurrogate", clip=clip)
+        self._clip = clip
+
+    def __call__(self, log_prob: tf.Tensor, old_log_prob: tf.Tensor, advantage: tf.Tensor) -> tf.Tensor:
+        """[B] each -> [B]"""
+        ratio = tf.exp(log_prob - old_log_prob)
+        clipped = tf.clip_by_value(ratio, 1.0 - self._clip, 1.0 + self._clip)
+        return -tf.minimum(ratio * advantage, clipped * advantage)
+
+
+@GRADIENT_FUNCTIONS.register("ddpg")
+class DeterministicPolicyGradient:
+    """-Q(s, pi(s)), whose gradient in pi is the deterministic policy gradient (Silver et al. 2014, eq. 9)."""
+
+    takes = "action values"
+
+    def __call__(self, q: tf.Tensor) -> tf.Tensor:
+        """[B] -> [B]"""
+        return -q
 
 
 def gradients(

@@ -1,0 +1,5 @@
+"""The registry of this folder."""
+
+from pipeline.registry import Registry
+
+ADVANTAGES = Registry("advantage estimator", "agents.advantages")

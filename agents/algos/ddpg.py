@@ -1,0 +1,190 @@
+"""Deep deterministic policy gradient (Lillicrap et al. 2016)."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from agents.algos.act_select.registry import ACTION_SELECTORS
+from agents.algos.algo import Algo, Loss, TargetUpdate
+from agents.algos.grad_comp.registry import GRADIENT_FUNCTIONS
+from agents.algos.registry import ALGOS
+from agents.losses.policies import is_continuous
+from agents.losses.returns import at_row, first, n_step
+from agents.lr_schedules.registry import LR_SCHEDULES
+from agents.models.registry import MODELS
+from pipeline.checks import check_fraction, check_positive
+from pipeline.types import Batch, Data, Nest, Params, UserError
+
+PRIORITY_FLOOR = 1e-6
+"""added to absolute errors, so that every window can be sampled again (Schaul et al. 2016, section 3.3)"""
+
+
+@ALGOS.register("ddpg")
+class DDPG(Algo):
+    """The critic minimises loss(r + gamma^n Q'(s_n, pi'(s_n)) - Q(s, a)); the actor maximises Q(s, pi(s)).
+
+    In a Discrete space the actor gives logits: the critic sees one-hot actions, and the actor's gradient passes through
+    a straight-through Gumbel softmax (Jang et al. 2017). Differences from the paper: no batch normalisation, no
+    weight decay, n-step returns and prioritized memory by hyper-parameter; importance weights count for both losses.
+    """
+
+    action_kinds = ("continuous", "discrete")
+    metrics = ("loss", "actor_loss", "critic_loss", "q", "td_error")
+
+    def __init__(
+        self,
+        actor_model: str = "actor",
+        critic_model: str = "critic",
+        act_select: str = "ou_noise",
+        critic_grad_comp: str = "mean_squared_error",
+        actor_grad_comp: str = "ddpg",
+        memory: str = "uniform",
+        replay_size: int = 1_000_000,
+        min_replay_size: int = 1_000,
+        random_steps: int = 1_000,
+        batch_size: int = 64,
+        gamma: float = 0.99,
+        n_step: int = 1,
+        actor_learning_rate: float = 1e-4,
+        critic_learning_rate: float = 1e-3,
+        lr_schedule: str = "constant",
+        max_gradient_norm: float | None = None,
+        target_update_period: int = 1,
+        target_update_rate: float = 0.001,
+        logit_weight: float = 1e-3,
+    ):
+        """`replay_size` and `batch_size` are in windows, `min_replay_size` and `random_steps` in environment steps.
+
+        Actions are uniformly random for the first `random_steps`. `logit_weight`: of the squared logits in the actor's
+        loss, in Discrete spaces.
+        """
+        check_positive(
+            "DDPG",
+            replay_size=replay_size,
+            min_replay_size=min_replay_size,
+            batch_size=batch_size,
+            n_step=n_step,
+            actor_learning_rate=actor_learning_rate,
+            critic_learning_rate=critic_learning_rate,
+            target_update_period=target_update_period,
+            target_update_rate=target_update_rate,
+        )
+        check_fraction("DDPG", gamma=gamma, target_update_rate=target_update_rate)
+        self._actor_model = MODELS.get(actor_model)
+        self._critic_model = MODELS.get(critic_model)
+        self._act_select_name = act_select
+        self._act_select = ACTION_SELECTORS.get(act_select)()
+        self._critic_grad_comp = GRADIENT_FUNCTIONS.get(critic_grad_comp, takes="errors")()
+        self._actor_grad_comp = GRADIENT_FUNCTIONS.get(actor_grad_comp, takes="action values")()
+        self._data = Data(memory, n_step + 1, batch_size, replay_size, min_replay_size)
+        self._random_steps = random_steps
+        self._gamma = gamma
+        self._rates = {"actor": actor_learning_rate, "critic": critic_learning_rate}
+        self._lr_schedule = LR_SCHEDULES.get(lr_schedule)()
+        self._max_gradient_norm = max_gradient_norm
+        self._target_update = TargetUpdate(target_update_period, target_update_rate)
+        self._logit_weight = logit_weight
+
+    def check(self, observation_spec: Nest, action_spec: Nest) -> None:
+        continuous = is_continuous(action_spec)
+        ACTION_SELECTORS.get(self._act_select_name, takes="actions" if continuous else "values")
+        if continuous and not np.isfinite([action_spec.minimum, action_spec.maximum]).all():
+            raise UserError(
+                "DDPG squashes its actions into the bounds of their space, and this space has none: choose another"
+                " algorithm, for example ppo."
+            )
+
+    def data(self) -> Data:
+        return self._data
+
+    def models(self, observation_spec: Nest, action_spec: Nest) -> dict[str, tf.keras.Model]:
+        return {"actor": self._actor_model(action_spec), "critic": self._critic_model()}
+
+    def inputs(
+        self, group: str, models: dict[str, tf.keras.Model], observation: Nest, action: Nest
+    ) -> tuple[Nest, ...]:
+        return (observation,) if group == "actor" else (observation, models["actor"].from_environment(action))
+
+    def optimizers(self) -> dict[str, tf.keras.optimizers.Optimizer]:
+        return {
+            group: tf.keras.optimizers.Adam(rate, global_clipnorm=self._max_gradient_norm, jit_compile=False)
+            for group, rate in self._rates.items()
+        }
+
+    def learning_rates(self, progress: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {group: rate * self._lr_schedule(progress) for group, rate in self._rates.items()}
+
+    def targets(self) -> dict[str, TargetUpdate]:
+        return {"actor": self._target_update, "critic": self._target_update}
+
+    def initial_core(self, params: Params, lanes: int) -> Nest:
+        return self._act_select.initial_core(lanes, params.online["actor"].size)
+
+    def select_action(
+        self, params: Params, observation: Nest, core: Nest, seed: tf.Tensor, training: bool
+    ) -> tuple[Nest, dict[str, Nest], Nest]:
+        actor = params.online["actor"]
+        outputs = actor(observation)
+        if not training:
+            return actor.to_environment(outputs if actor.continuous else tf.argmax(outputs, -1, tf.int32)), {}, core
+        noise_seed, random_seed = tf.unstack(tf.random.split(seed))
+        action, core = self._act_select(outputs, core, noise_seed, params.env_steps)
+        action = tf.where(params.env_steps < self._random_steps, _random_like(action, actor.size, random_seed), action)
+        return actor.to_environment(action), {}, core
+
+    def acting_metrics(self, env_steps: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._act_select.metrics(env_steps)
+
+    def loss(self, params: Params, batch: Batch) -> Loss:
+        steps = batch.steps  # [B, n + 1, ...]
+        actor, critic = params.online["actor"], params.online["critic"]
+        noise = tf.unstack(tf.random.split(batch.seed))
+        fold = n_step(steps.reward, steps.discount, steps.last, self._gamma)
+        bootstrap = at_row(steps.observation, fold.row)
+        best = _seen(params.target["actor"], bootstrap, noise[0], hard=True)
+        target = tf.stop_gradient(fold.reward + fold.factor * params.target["critic"](bootstrap, best))
+        observation, action = first(steps.observation), first(steps.action)
+        q = critic(observation, actor.from_environment(action))
+        error = target - q
+        # A window that begins with a LAST row holds no transition.
+        weight = batch.weight * tf.cast(~steps.last[:, 0], tf.float32)
+        critic_loss = weight * self._critic_grad_comp(error)
+        actor_loss = weight * self._actor_grad_comp(critic(observation, _seen(actor, observation, noise[1])))
+        if not actor.continuous:
+            actor_loss += weight * self._logit_weight * tf.reduce_sum(tf.square(actor(observation)), axis=-1)
+        metrics = {
+            "loss": critic_loss + actor_loss,
+            "actor_loss": actor_loss,
+            "critic_loss": critic_loss,
+            "q": q,
+            "td_error": tf.abs(error),
+        }
+        return Loss(
+            losses={"actor": actor_loss, "critic": critic_loss},
+            priorities=tf.abs(error) + PRIORITY_FLOOR,
+            metrics={name: tf.reduce_mean(values) for name, values in metrics.items()},
+        )
+
+
+def _seen(actor: tf.keras.Model, observation: Nest, seed: tf.Tensor, hard: bool = False) -> tf.Tensor:
+    """The actor's action as the critic sees it, [B, size]: in [-1, 1], or one-hot of a sample of the logits' softmax.
+
+    Gradients of one-hot rows are those of the softmax; with `hard` the row is that of the largest logit.
+    """
+    outputs = actor(observation)
+    if actor.continuous:
+        return outputs
+    if hard:
+        return tf.one_hot(tf.argmax(outputs, axis=-1), outputs.shape[-1])
+    uniform = tf.random.stateless_uniform(tf.shape(outputs), seed, minval=1e-20)
+    noisy = outputs - tf.math.log(-tf.math.log(uniform))
+    soft = tf.nn.softmax(noisy)
+    return soft + tf.stop_gradient(tf.one_hot(tf.argmax(noisy, axis=-1), outputs.shape[-1]) - soft)
+
+
+def _random_like(action: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
+    """Uniformly random actions of the same kind and shape."""
+    if action.dtype == tf.int32:
+        return tf.random.stateless_uniform(tf.shape(action), seed, 0, size, tf.int32)
+    return tf.random.stateless_uniform(tf.shape(action), seed, -1.0, 1.0)

@@ -1,0 +1,57 @@
+"""Distributions over actions, by the action space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from pipeline.types import Nest
+
+IMPOSSIBLE = -1e9
+"""the logit of an action that a dimension does not have"""
+
+
+def is_continuous(action_spec: Nest) -> bool:
+    """Whether actions are real numbers (a Box)."""
+    return np.issubdtype(action_spec.dtype, np.floating)
+
+
+def parameter_count(action_spec: Nest) -> int:
+    """How many logits or means the distribution of one action is made from."""
+    if hasattr(action_spec, "num_values"):
+        return action_spec.num_values
+    if is_continuous(action_spec):
+        return int(np.prod(action_spec.shape))
+    return int(np.sum(_counts(action_spec)))
+
+
+def _counts(action_spec: Nest) -> np.ndarray:
+    """How many values each dimension of a vector of integers has."""
+    return np.broadcast_to(action_spec.maximum + 1, action_spec.shape).reshape(-1)
+
+
+def distribution(action_spec: Nest, parameters: tf.Tensor) -> Any:
+    """The `tfp.distributions` object of actions [B, ...] for `parameters` [B, P] f32.
+
+    Discrete: logits. A vector of integers (MultiDiscrete): the logits of every dimension in turn, independent of one
+    another. Box: means, then logarithms of standard deviations; not squashed, so samples may lie outside the bounds.
+    """
+    tfd = tfp.distributions
+    if hasattr(action_spec, "num_values"):
+        return tfd.Categorical(parameters)
+    if is_continuous(action_spec):
+        mean, log_deviation = tf.split(parameters, 2, axis=-1)
+        shape = [-1, *action_spec.shape]
+        gaussian = tfd.Normal(tf.reshape(mean, shape), tf.exp(tf.reshape(log_deviation, shape)))
+        return tfd.Independent(gaussian, len(action_spec.shape))
+    counts = _counts(action_spec)
+    widest = int(counts.max())
+    logits = [
+        tf.pad(part, [[0, 0], [0, widest - int(count)]], constant_values=IMPOSSIBLE)
+        for part, count in zip(tf.split(parameters, counts, axis=-1), counts, strict=True)
+    ]
+    stacked = tf.reshape(tf.stack(logits, axis=1), [-1, *action_spec.shape, widest])
+    return tfd.Independent(tfd.Categorical(stacked), len(action_spec.shape))

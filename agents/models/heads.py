@@ -1,0 +1,96 @@
+"""Actors and critics: what turns a network's outputs into actions, distributions and action values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from agents.losses.policies import distribution, is_continuous, parameter_count
+from agents.models.basic import flat
+from agents.models.registry import MODELS
+from pipeline.types import Nest
+
+
+@MODELS.register("policy")
+class Policy(tf.keras.Model):
+    """A stochastic actor."""
+
+    def __init__(self, action_spec: Nest, torso: str = "basic", head_gain: float = 0.01, deviation: float = 1.0):
+        """`torso`: the network that gives logits or means; `deviation`: a Gaussian's first one, learnt for all states.
+
+        A `head_gain` well below 1 makes the first actions nearly independent of the state (Andrychowicz et al. 2021,
+        section 3.2).
+        """
+        super().__init__()
+        self._action_spec = action_spec
+        self._torso = MODELS.get(torso)(parameter_count(action_spec), head_gain=head_gain)
+        self._log_deviation = None
+        if is_continuous(action_spec):
+            start = tf.keras.initializers.Constant(tf.math.log(deviation))
+            shape = [parameter_count(action_spec)]
+            self._log_deviation = self.add_weight(name="log_deviation", shape=shape, initializer=start)
+
+    def call(self, observation: Nest) -> tf.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """[B, ...] -> the distribution's parameters [B, P] f32"""
+        parameters = self._torso(observation)
+        if self._log_deviation is None:
+            return parameters
+        deviations = tf.broadcast_to(self._log_deviation, tf.shape(parameters))
+        return tf.concat([parameters, deviations], axis=-1)
+
+    def distribution(self, observation: Nest) -> Any:
+        """The `tfp.distributions` object of the actions [B, ...] in states [B, ...]."""
+        return distribution(self._action_spec, self(observation))
+
+
+@MODELS.register("actor")
+class Actor(tf.keras.Model):
+    """A deterministic actor: actions in [-1, 1] of a Box, or the logits of a Discrete space."""
+
+    def __init__(self, action_spec: Nest, torso: str = "basic", head_gain: float = 1.0):
+        super().__init__()
+        self._action_spec = action_spec
+        self._torso = MODELS.get(torso)(parameter_count(action_spec), head_gain=head_gain)
+        self.continuous = is_continuous(action_spec)
+        self.size = parameter_count(action_spec)
+
+    def call(self, observation: Nest) -> tf.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """[B, ...] -> [B, size] f32"""
+        outputs = self._torso(observation)
+        return tf.tanh(outputs) if self.continuous else outputs
+
+    def to_environment(self, action: tf.Tensor) -> tf.Tensor:
+        """Actions in [-1, 1], [B, size], in the Box's own bounds and shape; those of a Discrete space as they are."""
+        if not self.continuous:
+            return action
+        low, high = self._bounds()
+        return tf.reshape(low + (action + 1.0) * 0.5 * (high - low), [-1, *self._action_spec.shape])
+
+    def from_environment(self, action: tf.Tensor) -> tf.Tensor:
+        """What a critic sees of the environment's actions: [B, size] in [-1, 1], or one-hot rows."""
+        if not self.continuous:
+            return tf.one_hot(action, self._action_spec.num_values)
+        low, high = self._bounds()
+        return (tf.reshape(action, [-1, low.shape[0]]) - low) / (high - low) * 2.0 - 1.0
+
+    def _bounds(self) -> tuple[tf.Tensor, tf.Tensor]:
+        spec = self._action_spec
+        low, high = (np.broadcast_to(bound, spec.shape).reshape(-1) for bound in (spec.minimum, spec.maximum))
+        return tf.constant(low, tf.float32), tf.constant(high, tf.float32)
+
+
+@MODELS.register("critic")
+class Critic(tf.keras.Model):
+    """The value of a state and an action."""
+
+    def __init__(self, torso: str = "basic"):
+        super().__init__()
+        self._torso = MODELS.get(torso)(1)
+
+    def call(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, observation: Nest, action: tf.Tensor
+    ) -> tf.Tensor:
+        """[B, ...], [B, size] -> [B] f32"""
+        return self._torso(tf.concat([flat(observation), action], axis=-1))[:, 0]

@@ -1,0 +1,1 @@
+"""Rewards to learn from in place of the environment's."""

@@ -1,0 +1,77 @@
+"""What is learnt from in place of the environment's reward; the returns that a run reports stay the true ones."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from agents.reward_augmentation.registry import REWARD_AUGMENTATIONS
+from pipeline.checks import check_positive
+from pipeline.types import Step, UserError
+
+
+@REWARD_AUGMENTATIONS.register("none")
+class Unchanged:
+    """The environment's own reward."""
+
+    def __call__(self, steps: Step) -> Step:
+        """Rows [B, T + 1, ...] -> the same"""
+        return steps
+
+
+@REWARD_AUGMENTATIONS.register("clip")
+class Clip:
+    """Rewards cut to [low, high] (Mnih et al. 2015, methods: to [-1, 1])."""
+
+    def __init__(self, low: float = -1.0, high: float = 1.0):
+        if low >= high:
+            raise UserError(f"Clip.low is {low} and Clip.high {high}: low must be below high.")
+        self._low = low
+        self._high = high
+
+    def __call__(self, steps: Step) -> Step:
+        """Rows [B, T + 1, ...] -> the same with other rewards"""
+        return steps._replace(reward=tf.clip_by_value(steps.reward, self._low, self._high))
+
+
+@REWARD_AUGMENTATIONS.register("scale")
+class Scale:
+    """Rewards times `factor`."""
+
+    def __init__(self, factor: float = 0.1):
+        check_positive("Scale", factor=factor)
+        self._factor = factor
+
+    def __call__(self, steps: Step) -> Step:
+        """Rows [B, T + 1, ...] -> the same with other rewards"""
+        return steps._replace(reward=self._factor * steps.reward)
+
+
+@REWARD_AUGMENTATIONS.register("mountain_car_default")
+class MountainCar:
+    """Mountain car: `scale` times the gain in mechanical energy is added to each reward.
+
+    A shaping with the energy as potential, gamma potential(s') - potential(s) (Ng et al. 1999). Other than there the
+    final state keeps its potential: arriving is a gain too. The energy of a car at position x with velocity v on the
+    hill sin(3 x) / 3, under the environment's gravity of 0.0025, is v^2 / 2 + 0.0025 sin(3 x) / 3, at most 0.0041 above
+    that of rest in the valley.
+    """
+
+    def __init__(self, scale: float = 10_000.0, gamma: float = 0.99):
+        """`gamma`: the algorithm's discount factor."""
+        check_positive("MountainCar", scale=scale, gamma=gamma)
+        self._scale = scale
+        self._gamma = gamma
+
+    def __call__(self, steps: Step) -> Step:
+        """Rows [B, T + 1, ...] with observations [position, velocity] -> the same with other rewards"""
+        if steps.observation.shape[-1] != 2:
+            raise UserError(
+                "Learner.reward_augmentation is 'mountain_car_default': it needs observations [position, velocity]."
+            )
+        position, velocity = steps.observation[..., 0], steps.observation[..., 1]
+        energy = 0.5 * tf.square(velocity) + 0.0025 / 3 * tf.sin(3 * position)
+        # 0 at rest in the valley.
+        potential = self._scale * (energy + 0.0025 / 3)
+        gain = self._gamma * potential[:, 1:] - potential[:, :-1]
+        gain = tf.where(steps.last[:, :-1], 0.0, gain)
+        return steps._replace(reward=steps.reward + tf.pad(gain, [[0, 0], [0, 1]]))

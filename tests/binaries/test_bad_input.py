@@ -37,7 +37,7 @@ LIGHT = {
     "no_flag": Case([HPARAMS, NEW, "seed=3"], "'seed=3' is no flag: flags are written --name=value."),
     "sys": Case([HPARAMS, NEW, "--sys=gpu"], "flag --sys=gpu: value should be one of <local|tpu>."),
     "no_hparams": Case([NEW], "No hyper-parameters were chosen: add --hparams=NAME"),
-    "hparams": Case(["--hparams=dqn_carpole", NEW], "There are no hparams 'dqn_carpole'; did you mean dqn_cartpole?"),
+    "hparams": Case(["--hparams=dqn_carpole", NEW], "There are no hparams 'dqn_carpole'; did you mean dqn_cartpole or"),
     "second_hparams": Case(["--hparams=dqn_cartpole-fast", NEW], "There are no hparams 'fast'; there are: "),
     "hparams_without_environment": Case(["--hparams=dqn", NEW], "No environment was chosen: add --env=ID"),
     "environment": Case(

@@ -22,6 +22,7 @@ def train(seed: int, folder: Path, command: flags.Command) -> list[dict[str, Any
     """Runs one whole training and returns its results, one an evaluation."""
     chosen = [f"--hparams={command.flags['hparams']}", f"--sys={command.flags['sys']}"]
     chosen += [f"--hparam_override={text}" for text in command.flags["hparam_override"]]
+    chosen += [f"--import={module}" for module in command.flags["import"]]
     names = ("env", "train_steps", "eval_episodes", "test_episodes")
     chosen += [f"--{name}={command.flags[name]}" for name in names if command.flags[name] is not None]
     program = [sys.executable, "-m", "binaries.train", f"--seed={seed}", f"--output_dir={folder}", *chosen]

@@ -12,6 +12,7 @@ from absl import flags
 
 from binaries import settings
 from binaries.experiment import Experiment
+from configs import registry as configs
 from pipeline import index
 from pipeline.envs.environment import action_kind
 from pipeline.envs.make import make
@@ -23,6 +24,9 @@ flags.DEFINE_enum("sys", "local", ["local", "tpu"], "where to learn: this machin
 flags.DEFINE_string("tpu", "", "the TPU's name, with --sys=tpu")
 flags.DEFINE_string("hparams", None, "the hyper-parameters: names in configs/, joined by - (later ones win)")
 flags.DEFINE_multi_string("hparam_override", [], "settings, e.g. DQN.learning_rate=1e-3; repeated, or joined by ;")
+flags.DEFINE_multi_string(
+    "import", [], "a module with classes to register, e.g. my_package.my_algo; .gin files lie beside it"
+)
 flags.DEFINE_string("output_dir", None, "the run's folder: TensorBoard, checkpoints, configuration, logs")
 flags.DEFINE_string("env", None, "the environment, e.g. CartPole-v1, gymnasium:Acrobot-v1 or module:Id-v0")
 flags.DEFINE_integer("train_steps", None, "environment steps of training", lower_bound=1)
@@ -67,6 +71,8 @@ def parse(argv: list[str]) -> Command:
         raise UserError(f"'{rest[0]}' is no flag: flags are written --name=value.")
     if not FLAGS.hparams:
         raise UserError("No hyper-parameters were chosen: add --hparams=NAME, for example --hparams=dqn_cartpole.")
+    for module in FLAGS["import"].value or ():
+        configs.add(index.add(module).parent)
     values = {f"Experiment.{field}={name}": FLAGS[name].value for name, field in SETTINGS.items()}
     merged = settings.read(
         FLAGS.hparams,

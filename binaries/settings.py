@@ -138,7 +138,8 @@ def _last_of_each(bindings: list[Binding]) -> list[Binding]:
 
 def entries() -> dict[str, index.Entry]:
     """Every configurable class by its name."""
-    return {entry.class_name: entry for package in PACKAGES for entry in index.scan(package)}
+    own = [entry for package in PACKAGES for entry in index.scan(package)]
+    return {entry.class_name: entry for entry in (*own, *index.added())}
 
 
 def _check(binding: Binding) -> None:
@@ -190,8 +191,7 @@ def replaced(settings: dict[str, Binding], binding: Binding) -> bool:
     """
     known = entries()
     own = known[binding.owner.rpartition("/")[2]]
-    folder = own.module.rpartition(".")[0]
-    alternatives = {e.name for e in known.values() if e.module.rpartition(".")[0] == folder} - {own.name}
+    alternatives = {e.name for e in known.values() if e.registry and e.registry == own.registry} - {own.name}
     later = list(settings.values())[list(settings).index(binding.name) + 1 :]
     return any(isinstance(b.value, str) and b.value in alternatives for b in later)
 

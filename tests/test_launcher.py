@@ -120,9 +120,10 @@ def test_a_program_gets_its_arguments_as_they_are_where_the_person_stands(
     (tmp_path / "here").mkdir()
     arguments = ["--hparam_override=DQN.memory='uniform'; DQN.n_step=3", "", "a  b", "$HOME"]
     call(checkout / "run", f"{name}_program", *arguments, cwd=tmp_path / "here")
+    # The checkout comes before the person's folder, where --import may find modules.
     assert told(checkout) == [
         "python",
-        f"PYTHONPATH={checkout}",
+        f"PYTHONPATH={checkout}:{tmp_path / 'here'}",
         str(tmp_path / "here"),
         "-m",
         f"{name}.{name}_program",

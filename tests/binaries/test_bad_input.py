@@ -99,7 +99,7 @@ HEAVY = {
     "no_batch": Case(override("DQN.batch_size=0"), "DQN.batch_size is 0: it must be positive."),
     "fraction": Case(override("DQN.gamma=1.5"), "DQN.gamma is 1.5: it must lie in [0, 1]."),
     "memory": Case(override("DQN.memory='priority'"), "There is no memory 'priority'; did you mean prioritized"),
-    "model": Case(override("DQN.model='mpl'"), "There is no model 'mpl'; did you mean mlp?"),
+    "model": Case(override("DQN.model='basik'"), "There is no model 'basik'; did you mean basic"),
     "updates_per_call": Case(
         override("Learner.updates_per_call=0"), "Learner.updates_per_call is 0: it must be positive."
     ),

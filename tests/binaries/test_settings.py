@@ -24,7 +24,7 @@ Write = Callable[..., None]
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Writes hparams files by name, in place of those of configs/."""
-    monkeypatch.setattr(configs, "FOLDER", tmp_path)
+    monkeypatch.setattr(configs, "_folders", [tmp_path])
 
     def files(**texts: str) -> None:
         for name, text in texts.items():

@@ -1,0 +1,102 @@
+"""The algorithm of docs/adding_an_algorithm.md, in a package outside the repository, trains in every mode."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agents.algos.registry import ALGOS
+from binaries import settings
+from binaries.experiment import Plan
+from configs import registry as configs
+from pipeline import index
+from pipeline.types import UserError
+from tests.configs.test_conformance import MODES, QUICK, learn
+
+PAGE = (index.ROOT / "docs" / "adding_an_algorithm.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds my_package, as the page writes it."""
+    folder = tmp_path_factory.mktemp("outside") / "my_package"
+    folder.mkdir()
+    folder.joinpath("__init__.py").touch()
+    for language, name in {"python": "soft_q.py", "gin": "soft_q_cartpole.gin"}.items():
+        [block] = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
+        folder.joinpath(name).write_text(block)
+    return folder.parent
+
+
+@pytest.fixture(scope="module")
+def imported(package: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(package))
+        patch.setattr(index, "_added", {})
+        patch.setattr(configs, "_folders", [configs.FOLDER])
+        patch.setattr(ALGOS, "_imported", dict(ALGOS._imported))
+        configs.add(index.add("my_package.soft_q").parent)
+        yield
+
+
+def command(package: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "binaries.train", *flags]
+    path = f"{index.ROOT}:{package}"
+    return subprocess.run(
+        program, cwd=index.ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=200
+    )
+
+
+def test_the_command_line_of_the_page_trains_it(package: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    [line] = re.findall(r"\./run train (--import.*?) --output_dir", PAGE)
+    quick = ["--train_steps=2000", "--eval_episodes=1", "--test_episodes=2"]
+    done = command(package, *line.split(), f"--output_dir={output}", *quick)
+    assert done.returncode == 0, done.stderr
+    [*_, last] = (output / "results.jsonl").read_text().splitlines()
+    result = json.loads(last)
+    assert result["kind"] == "test"
+    assert result["updates"] > 900
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.usefixtures("imported")
+def test_it_learns_in_every_mode(mode: str, tmp_path: Path) -> None:
+    quick = [*QUICK, "SoftQ.min_replay_size=64", "SoftQ.batch_size=16", f"Learner.xla={MODES[mode]}"]
+    read = settings.read("soft_q_cartpole", quick, {})
+    settings.apply(read)
+    parts = Plan("local", single=mode == "seeds_loop").build(tmp_path / "replay")
+    try:
+        settings.check_all_read(read)
+        learn(parts, calls=2)
+    finally:
+        parts.close()
+
+
+@pytest.mark.usefixtures("imported")
+def test_its_settings_are_checked_like_ours() -> None:
+    with pytest.raises(UserError, match="SoftQ has no parameter 'temprature'; did you mean temperature"):
+        settings.read("soft_q_cartpole", ["SoftQ.temprature=1.0"], {})
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [
+        ("my_package.soft_p", "There is no module 'my_package.soft_p' to import"),
+        ("nowhere.at_all", "There is no module 'nowhere.at_all' to import"),
+    ],
+)
+def test_a_module_that_does_not_exist_is_one_sentence(
+    package: Path, module: str, sentence: str, tmp_path: Path
+) -> None:
+    done = command(package, f"--import={module}", "--hparams=dqn_cartpole", f"--output_dir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"train: {sentence}")
+    assert len(done.stderr.splitlines()) == 1

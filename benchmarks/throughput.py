@@ -29,21 +29,35 @@ class Work(NamedTuple):
     hparams: str
     overrides: tuple[str, ...]
     peer: str
-    """a script in peers/"""
-    peer_requirements: str
+    """a work of peers/stable_baselines3_peer.py"""
 
 
 # The peer's algorithm is one-step DQN without double Q-learning, with two layers of 64 units.
 SAME_WORK = ("DQN.n_step = 1", "DQN.double = False", "MLP.hidden_sizes = (64, 64)", "Learner.updates_per_step = 1.0")
-SB3 = ("stable_baselines3_dqn.py", "requirements-stable_baselines3.txt")
+PPO = (
+    "MLP.activation = 'tanh'",
+    "MLP.hidden_sizes = (64, 64)",
+    "PPO.epochs = 4",
+    "PPO.batch_size = 256",
+    "PPO.lr_schedule = 'constant'",
+    "Experiment.train_steps = 100_000_000",
+)
+DDPG = ("MLP.hidden_sizes = (256, 256)", "DDPG.batch_size = 256", "Learner.updates_per_step = 1.0")
 WORKS = {
     "dqn_cartpole_uniform": Work(
         "dqn_cartpole",
         (*SAME_WORK, "DQN.memory = 'uniform'", "Experiment.lanes = 16", "Learner.updates_per_call = 64"),
-        *SB3,
+        "dqn",
     ),
-    "dqn_cartpole_prioritized": Work("dqn_cartpole", SAME_WORK, *SB3),
-    "dqn_cartpole": Work("dqn_cartpole", (), *SB3),
+    "dqn_cartpole_prioritized": Work("dqn_cartpole", SAME_WORK, "dqn"),
+    "dqn_cartpole": Work("dqn_cartpole", (), "dqn"),
+    "ppo_cartpole_8_lanes": Work(
+        "ppo_cartpole", (*PPO, "Experiment.lanes = 8", "PPO.rollout_length = 128"), "ppo_8_lanes"
+    ),
+    "ppo_cartpole_64_lanes": Work(
+        "ppo_cartpole", (*PPO, "Experiment.lanes = 64", "PPO.rollout_length = 32"), "ppo_64_lanes"
+    ),
+    "ddpg_pendulum": Work("ddpg_pendulum", DDPG, "ddpg"),
 }
 
 flags.DEFINE_multi_enum("work", list(WORKS), list(WORKS), "what to measure")
@@ -53,7 +67,7 @@ flags.DEFINE_bool("alone", False, "measure --work once, without its peer, and pr
 
 
 def measure(work: Work) -> dict[str, float]:
-    """Measures Encore in this process: the whole training, then the learner alone on table and cached batch."""
+    """Measures Encore in this process: the whole training, then for a replay the learner on table and cached batch."""
     import tensorflow as tf
 
     from binaries.experiment import Plan
@@ -61,7 +75,8 @@ def measure(work: Work) -> dict[str, float]:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     settings.apply(settings.read(work.hparams, work.overrides, {}))
     with tempfile.TemporaryDirectory() as scratch:
-        parts = Plan("local").build(Path(scratch))
+        plan = Plan("local")
+        parts = plan.build(Path(scratch))
         agent, environment = parts.agent, parts.environment
         state = environment.reset(0)
 
@@ -79,17 +94,14 @@ def measure(work: Work) -> dict[str, float]:
 
         steps_until(0.0, 2_000)
         steps, updates, seconds = steps_until(MEASURED_SECONDS, 0)
-        on_table = updates_per_second(agent.learner, agent.actor.env_steps)
-        cached = agent.learner.next_draw()
-        agent.learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(cached).repeat(), "", "")
-        on_cache = updates_per_second(agent.learner, agent.actor.env_steps)
+        speeds = {"env_steps_per_s": steps / seconds, "updates_per_s": updates / seconds}
+        if not plan.memory.on_policy:
+            speeds["learner_updates_per_s"] = updates_per_second(agent.learner, agent.actor.env_steps)
+            cached = agent.learner.next_draw()
+            agent.learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(cached).repeat(), "", "")
+            speeds["cached_updates_per_s"] = updates_per_second(agent.learner, agent.actor.env_steps)
         parts.close()
-    return {
-        "env_steps_per_s": steps / seconds,
-        "updates_per_s": updates / seconds,
-        "learner_updates_per_s": on_table,
-        "cached_updates_per_s": on_cache,
-    }
+    return speeds
 
 
 def updates_per_second(learner: Any, env_steps: int) -> float:
@@ -125,10 +137,10 @@ def last_json_line(command: list[str | Path]) -> dict[str, Any]:
 def compare(name: str, rounds: int) -> dict[str, Any]:
     """Measures `name` and its peer in turn, each in a process of its own."""
     work = WORKS[name]
-    python = peer_python(work.peer_requirements)
+    python = peer_python("requirements-stable_baselines3.txt")
     ours, theirs = [], []
     for _ in range(rounds):
-        theirs.append(last_json_line([python, PEERS / work.peer, "2000", "4000"]))
+        theirs.append(last_json_line([python, PEERS / "stable_baselines3_peer.py", work.peer]))
         ours.append(last_json_line([sys.executable, "-m", "benchmarks.throughput", "--alone", f"--work={name}"]))
     middle = {key: statistics.median(o[key] for o in ours) for key in ours[0]}
     peer_speed = statistics.median(t["env_steps_per_s"] for t in theirs)
@@ -138,7 +150,6 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
     return {
         "work": name,
         **middle,
-        "pipeline_ratio": middle["learner_updates_per_s"] / middle["cached_updates_per_s"],
         "peer": "stable-baselines3",
         "peer_env_steps_per_s": peer_speed,
         "ratio": middle["env_steps_per_s"] / peer_speed,
@@ -146,6 +157,14 @@ def compare(name: str, rounds: int) -> dict[str, Any]:
         "versions": versions | theirs[0]["versions"],
         "load_before": os.getloadavg()[0],
     }
+
+
+def of_cached(result: dict[str, Any]) -> str:
+    """The learner alone, on the table over on a cached batch; '' where there is no replay."""
+    if "cached_updates_per_s" not in result:
+        return ""
+    on_table, on_cache = result["learner_updates_per_s"], result["cached_updates_per_s"]
+    return f"{on_table:,.0f} / {on_cache:,.0f} = {on_table / on_cache:.2f}"
 
 
 def main(argv: list[str]) -> int:
@@ -164,9 +183,7 @@ def main(argv: list[str]) -> int:
         results.append(result)
         print(
             f"{name:<26} {result['env_steps_per_s']:>9,.0f} {result['updates_per_s']:>9,.0f}"
-            f" {result['peer_env_steps_per_s']:>9,.0f} {result['ratio']:>5.1f}x"
-            f"  {result['learner_updates_per_s']:,.0f} / {result['cached_updates_per_s']:,.0f}"
-            f" = {result['pipeline_ratio']:.2f}",
+            f" {result['peer_env_steps_per_s']:>9,.0f} {result['ratio']:>5.1f}x  {of_cached(result)}",
             flush=True,
         )
     if arguments.json:

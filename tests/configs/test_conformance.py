@@ -111,9 +111,9 @@ def small(name: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def parts_of(name: str, mode: str, scratch: Path) -> Iterator[tuple[Plan, Parts]]:
+def parts_of(name: str, mode: str, scratch: Path, *overrides: str) -> Iterator[tuple[Plan, Parts]]:
     """The parts of `name`, made small, with all of its settings read."""
-    read = settings.read(name, [*small(name), f"Learner.xla={MODES[mode]}"], {})
+    read = settings.read(name, [*small(name), f"Learner.xla={MODES[mode]}", *overrides], {})
     settings.apply(read)
     plan = Plan("local", single=mode == "seeds_loop")
     parts = plan.build(scratch)

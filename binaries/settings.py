@@ -178,10 +178,15 @@ def _fits(value: Any, annotation: str) -> bool:
 def apply(settings: dict[str, Binding]) -> None:
     """Imports the classes that are configured and hands the settings to gin: constructors read them from then on."""
     known = entries()
+    lines = []
     for binding in settings.values():
-        importlib.import_module(known[binding.owner.rpartition("/")[2]].module)
+        scope, slash, owner = binding.owner.rpartition("/")
+        module = known[owner].module
+        importlib.import_module(module)
+        # With the module, because other packages register classes too: tf-agents has a Learner of its own.
+        lines.append(f"{scope}{slash}{module}.{owner}.{binding.parameter} = {binding.value!r}")
     gin.clear_config()
-    gin.parse_config([f"{binding.name} = {binding.value!r}" for binding in settings.values()])
+    gin.parse_config(lines)
 
 
 def replaced(settings: dict[str, Binding], binding: Binding) -> bool:
@@ -209,7 +214,8 @@ def check_all_read(settings: dict[str, Binding]) -> None:
 
 def operative() -> str:
     """Every parameter, defaults included, of the classes that the run is built from, as a gin file."""
-    return gin.operative_config_str()
+    # gin adds the module where another package has a class of the same name.
+    return re.sub(r"(?m)^((?:\w+/)*)(?:\w+\.)+(\w+\.\w+ =)", r"\1\2", gin.operative_config_str())
 
 
 def without_gin(text: str) -> str:

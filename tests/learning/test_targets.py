@@ -1,0 +1,54 @@
+"""Every set of hyper-parameters with a target reaches it, trained as its page in docs/algorithms/ says."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.index import ROOT
+
+# Hyper-parameters: environment steps, and the mean over three seeds of the mean return of 100 greedy episodes.
+TARGETS = {
+    "noisy_dqn_cartpole": (50_000, 475.0),
+    "vpg_cartpole": (300_000, 450.0),
+    "ppo_cartpole": (100_000, 490.0),
+    "ddpg_pendulum": (20_000, -170.0),
+    "ddpg_mountaincar_continuous": (300_000, 90.0),
+    "dqn_mountaincar": (120_000, -120.0),
+    "ppo_mountaincar": (1_000_000, -130.0),
+    "ddpg_cartpole": (100_000, 400.0),
+}
+
+
+def scores(hparams: str, seeds: int, steps: int, folder: Path) -> list[float]:
+    """The final mean return of each seed, trained for at most `steps` environment steps."""
+    program = [sys.executable, "-m", "benchmarks.learning_curve", f"--hparams={hparams}", f"--seeds={seeds}"]
+    subprocess.run([*program, f"--output_dir={folder}"], cwd=ROOT, check=True)
+    finals = []
+    for seed in range(seeds):
+        lines = (folder / f"seed-{seed}" / "results.jsonl").read_text().splitlines()
+        final = json.loads(lines[-1])
+        assert (final["kind"], final["episodes"]) == ("test", 100)
+        assert final["env_steps"] <= steps
+        finals.append(final["mean_return"])
+    return finals
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hparams", ["dqn_cartpole", "dqn_cartpole_uniform"])
+def test_dqn_solves_cartpole_on_four_of_five_seeds(hparams: str, tmp_path: Path) -> None:
+    finals = scores(hparams, 5, 50_000, tmp_path)
+    assert sum(score >= 475 for score in finals) >= 4, finals
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hparams", TARGETS)
+def test_the_mean_over_seeds_reaches_its_target(hparams: str, tmp_path: Path) -> None:
+    steps, least = TARGETS[hparams]
+    finals = scores(hparams, 3, steps, tmp_path)
+    assert statistics.mean(finals) >= least, finals

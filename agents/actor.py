@@ -19,7 +19,7 @@ from pipeline.writer import RolloutWriter, Writer
 
 def make_rows(algo: Algo, observation_spec: Nest, action_spec: Nest) -> Rows:
     """The layout of the rows that an `Actor` of this algorithm writes."""
-    extras = {**algo.extras_spec(), AGE: specs.Array((), np.int32)}
+    extras = {**algo.extras_spec(observation_spec, action_spec), AGE: specs.Array((), np.int32)}
     return Rows(observation_spec, action_spec, extras)
 
 
@@ -90,7 +90,8 @@ class Actor:
 
     def act(self, observation: Nest) -> Nest:
         """The actions [E, ...] for states [E, ...]."""
-        action, self._extras = self._policy(observation, self._first, self.env_steps)
+        first = np.ones(self._lanes, bool) if self._was_reset(observation) else self._first
+        action, self._extras = self._policy(observation, first, self.env_steps)
         return action
 
     def observe(self, last_state: Nest, action: Nest, reward: Any, done: Any, state: Nest, priority: float) -> None:
@@ -100,14 +101,14 @@ class Actor:
         (and keep saying done) until all lanes ended. A `last_state` that does not follow from the call before means
         that the environments were reset by hand: the episodes under way are cut there, as truncated.
         """
-        if self._state is not None and last_state is not self._state and not _same(last_state, self._state):
+        if self._was_reset(last_state):
             self._cut(priority)
         live = ~self._ended
         reward = np.where(live, reward, 0).astype(np.float32)
         rollouts = isinstance(self._writer, RolloutWriter)
         # A rollout that would begin with LAST rows alone begins with the next.
         if not rollouts or self._rows or live.any():
-            self._write(last_state, action, reward, done != Done.TERMINATED, self._ended, priority)
+            self._write(last_state, action, reward, self._ended | (done != Done.TERMINATED), self._ended, priority)
             self._rows += 1
         self._state = state
         ended = done != Done.NO
@@ -143,6 +144,10 @@ class Actor:
         """Takes over the counters of `state`."""
         self.env_steps, self.episodes, self.rollouts = state["env_steps"], state["episodes"], state["rollouts"]
         self._policy.calls = state["policy_calls"]
+
+    def _was_reset(self, state: Nest) -> bool:
+        """Whether the environments were reset by hand since `observe`."""
+        return self._state is not None and state is not self._state and not _same(state, self._state)
 
     def _cut(self, priority: float) -> None:
         """Writes the LAST row of every lane."""

@@ -255,7 +255,8 @@ class Learner:
         """Which examples each update of a rollout learns from, [updates, size] i32: every epoch shuffles them anew."""
         # The seed itself is the first update's.
         seed = tf.unstack(tf.random.split(self._seeds()))[1]
-        keys = tf.random.stateless_uniform([epochs, examples], seed)
+        # Whole numbers: floats differ between XLA and its absence.
+        keys = tf.random.stateless_uniform([epochs, examples], seed, minval=None, maxval=None, dtype=tf.int32)
         return tf.reshape(tf.argsort(keys, axis=1), [-1, size])
 
     def _update_part(self, batch: Batch, order: tf.Tensor, turn: tf.Tensor, env_steps: tf.Tensor) -> tf.Tensor:
@@ -276,7 +277,7 @@ class Learner:
     def _update(self, batch: Batch, env_steps: tf.Tensor) -> tuple[tf.Tensor | None, tf.Tensor]:
         """One update on one replica: priorities [B / R], metrics."""
         context = tf.distribute.get_replica_context()
-        update = self._algo.compute_gradients(self.params._replace(env_steps=env_steps), batch)
+        update = self._algo.train(self.params._replace(env_steps=env_steps), batch)
         norms = []
         for group, optimizer in self._optimizers.items():
             grads = list(update.grads[group])

@@ -82,8 +82,9 @@ class Algo(abc.ABC):
         del observation_spec
         return {}
 
-    def extras_spec(self) -> dict[str, Nest]:
+    def extras_spec(self, observation_spec: Nest, action_spec: Nest) -> dict[str, Nest]:
         """Specs of what `select_action` leaves in the rows."""
+        del observation_spec, action_spec
         return {}
 
     def initial_core(self, params: Params, lanes: int) -> Nest:
@@ -128,6 +129,13 @@ class Algo(abc.ABC):
             losses, priorities, metrics = self.loss(params, batch)
         global_batch = batch.weight.shape[0] * tf.distribute.get_strategy().num_replicas_in_sync
         return Update(gradients(tape, losses, params, global_batch), priorities, metrics)
+
+    def train(self, params: Params, batch: Batch) -> Update:
+        """What the learner calls for one update: the gradients, which it then applies.
+
+        Only an algorithm that brings optimizers of its own, and names none in `optimizers`, assigns parameters here.
+        """
+        return self.compute_gradients(params, batch)
 
 
 def networks(algo: Algo, observation_spec: Nest, action_spec: Nest) -> Params:

@@ -89,7 +89,7 @@ class DDPG(Algo):
     def check(self, observation_spec: Nest, action_spec: Nest) -> None:
         continuous = is_continuous(action_spec)
         ACTION_SELECTORS.get(self._act_select_name, takes="actions" if continuous else "values")
-        if continuous and not np.isfinite([action_spec.minimum, action_spec.maximum]).all():
+        if continuous and not all(np.isfinite(bound).all() for bound in (action_spec.minimum, action_spec.maximum)):
             raise UserError(
                 "DDPG squashes its actions into the bounds of their space, and this space has none: choose another"
                 " algorithm, for example ppo."

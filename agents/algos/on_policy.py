@@ -100,7 +100,7 @@ class OnPolicy(Algo):
             made["return"] = Moments(())
         return made
 
-    def extras_spec(self) -> dict[str, Nest]:
+    def extras_spec(self, observation_spec: Nest, action_spec: Nest) -> dict[str, Nest]:
         return {"log_prob": specs.Array((), np.float32)}
 
     def select_action(

@@ -8,7 +8,7 @@ from agents.algos.algo import Loss
 from agents.algos.on_policy import QUEUE, OnPolicy
 from agents.algos.registry import ALGOS
 from pipeline.checks import check_positive
-from pipeline.types import Batch, Data, Params
+from pipeline.types import Batch, Data, Params, UserError
 
 
 @ALGOS.register("ppo")
@@ -48,6 +48,8 @@ class PPO(OnPolicy):
         `value_clip`: how far a value may move from what it was when acting, before its error stops to count.
         """
         check_positive("PPO", rollout_length=rollout_length, batch_size=batch_size, epochs=epochs)
+        if not value_model:
+            raise UserError("PPO.value_model is '': PPO needs a value function; vpg can do without.")
         super().__init__(
             policy_model=policy_model,
             value_model=value_model,
@@ -86,7 +88,7 @@ class PPO(OnPolicy):
             "entropy": weight * entropy,
             # Schulman 2020, "Approximating KL divergence": (ratio - 1) - log ratio has little variance.
             "kl": weight * (tf.exp(change) - 1.0 - change),
-            "clipped": weight * tf.cast(tf.abs(tf.exp(change) - 1.0) > 0.2, tf.float32),
+            "clipped": weight * self._grad_comp.clipped(log_prob, old_log_prob),
         }
         metrics = {name: tf.reduce_mean(values) for name, values in means.items()}
         metrics["explained_variance"] = _explained(examples.value, examples.target, weight)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from agents.losses.policies import distribution, is_continuous, parameter_count
 from agents.models.basic import flat
 from agents.models.registry import MODELS
+from pipeline.checks import check_positive
 from pipeline.types import Nest
 
 
@@ -24,6 +25,7 @@ class Policy(tf.keras.Model):
         section 3.2).
         """
         super().__init__()
+        check_positive("Policy", head_gain=head_gain, deviation=deviation)
         self._action_spec = action_spec
         self._torso = MODELS.get(torso)(parameter_count(action_spec), head_gain=head_gain)
         self._log_deviation = None

@@ -76,6 +76,7 @@ class GymEnvironment(Environment):
         reset = inspect.signature(self._environment.unwrapped.reset).parameters.values()
         self._seeded_by_reset = any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in reset)
         space = self._environment.action_space
+        self._multi_discrete = type(space).__name__ == "MultiDiscrete"
         self._bounds = (space.low, space.high) if type(space).__name__ == "Box" else None
         self._discrete = isinstance(self.action_spec, specs.DiscreteArray)
         self._dtype = None if isinstance(self.observation_spec, dict | tuple) else self.observation_spec.dtype
@@ -95,6 +96,8 @@ class GymEnvironment(Environment):
     def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
         if self._discrete:
             action = int(action) + self._action_start
+        elif self._multi_discrete:
+            action = action + self._action_start
         elif self._bounds is not None:
             action = np.clip(action, *self._bounds)
         state, reward, *ending, info = self._environment.step(action)

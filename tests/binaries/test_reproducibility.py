@@ -67,3 +67,15 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
             learn(parts, calls=1)
             found.append(weights(parts)["policy"][0])
     assert np.any(found[0] != found[1])
+
+
+def test_an_on_policy_run_resumes(tmp_path: Path) -> None:
+    flags = ["--hparams=ppo_cartpole", "--eval_episodes=1", "--test_episodes=1", f"--output_dir={tmp_path}"]
+    for steps in (2_500, 5_000):
+        ended = programs.run("binaries.train", *flags, f"--train_steps={steps}")
+        assert ended.code == 0, ended.stderr
+    assert "Resuming at 2,4" in ended.stdout
+    last = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[-1])
+    # A rollout is 32 lanes x 32 steps: the one that the first run had begun is begun anew.
+    assert 4_900 < last["env_steps"] <= 5_000
+    assert last["updates"] == 4 * 10 * 4

@@ -8,7 +8,7 @@ from agents.algos.act_select.act_select import ActSelect
 from agents.algos.act_select.registry import ACTION_SELECTORS
 from agents.schedules import linear
 from pipeline.checks import check_positive
-from pipeline.types import Nest
+from pipeline.types import Nest, UserError
 
 
 @ACTION_SELECTORS.register("normal_noise")
@@ -23,6 +23,8 @@ class NormalNoise(ActSelect):
         The unit is half the range of an action.
         """
         check_positive("NormalNoise", deviation=deviation, decay_steps=decay_steps)
+        if final_deviation < 0:
+            raise UserError(f"NormalNoise.final_deviation is {final_deviation}: it must not be negative.")
         self._deviation = deviation
         self._final = final_deviation
         self._decay_steps = decay_steps

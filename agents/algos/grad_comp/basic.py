@@ -51,6 +51,11 @@ class PolicyGradient:
         del old_log_prob
         return -log_prob * advantage
 
+    def clipped(self, log_prob: tf.Tensor, old_log_prob: tf.Tensor) -> tf.Tensor:
+        """[B] each -> [B] f32, 1 where the ratio of probabilities is clipped: nowhere"""
+        del old_log_prob
+        return tf.zeros_like(log_prob)
+
 
 @GRADIENT_FUNCTIONS.register("ppo")
 class ClippedSurrogate:
@@ -68,6 +73,10 @@ class ClippedSurrogate:
         ratio = tf.exp(log_prob - old_log_prob)
         clipped = tf.clip_by_value(ratio, 1.0 - self._clip, 1.0 + self._clip)
         return -tf.minimum(ratio * advantage, clipped * advantage)
+
+    def clipped(self, log_prob: tf.Tensor, old_log_prob: tf.Tensor) -> tf.Tensor:
+        """[B] each -> [B] f32, 1 where the ratio of probabilities lies outside the clip"""
+        return tf.cast(tf.abs(tf.exp(log_prob - old_log_prob) - 1.0) > self._clip, tf.float32)
 
 
 @GRADIENT_FUNCTIONS.register("ddpg")

@@ -256,7 +256,7 @@ class Learner:
         # The seed itself is the first update's.
         seed = tf.unstack(tf.random.split(self._seeds()))[1]
         # Whole numbers: floats differ between XLA and its absence.
-        keys = tf.random.stateless_uniform([epochs, examples], seed, minval=None, maxval=None, dtype=tf.int32)
+        keys = tf.random.stateless_uniform([epochs, examples], seed, -(2**31), 2**31 - 1, tf.int32)
         return tf.reshape(tf.argsort(keys, axis=1), [-1, size])
 
     def _update_part(self, batch: Batch, order: tf.Tensor, turn: tf.Tensor, env_steps: tf.Tensor) -> tf.Tensor:

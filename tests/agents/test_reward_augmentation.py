@@ -100,7 +100,7 @@ def test_arriving_is_a_gain_too() -> None:
     steps = steps._replace(observation=tf.constant([states], tf.float32), discount=tf.constant([[0.0, 1.0]]))
     here, there = (1e4 * (energy(*state) - REST) for state in states)
     found = augmented("mountain_car_default", steps)
-    np.testing.assert_allclose(found, [[-1 + 0.99 * there - here, 0.0]], rtol=1e-4)
+    np.testing.assert_allclose(found, [[-1 + there - here, 0.0]], rtol=1e-4)
 
 
 def test_at_rest_in_the_valley_nothing_is_earned() -> None:

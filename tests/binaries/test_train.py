@@ -132,7 +132,10 @@ def test_a_run_shows_each_setting_with_its_origin_before_it_begins(finished: tup
     folder, ended = finished
     title, *lines = ended.stdout.splitlines()
     assert title == f"dqn on CartPole-v1, in {folder}"
-    rows = [line.split() for line in lines[: lines.index(f"  everything else has its default: {folder / OPERATIVE}")]]
+    rows = [
+        re.split(r"\s{2,}", line.strip())
+        for line in lines[: lines.index(f"  everything else has its default: {folder / OPERATIVE}")]
+    ]
     origins = {name: (value, origin) for name, value, origin in rows}
     assert origins["DQN.gamma"] == ("0.99", "dqn.gin:6")
     assert origins["DQN.memory"][0] == "'prioritized'"

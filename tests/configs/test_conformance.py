@@ -29,7 +29,7 @@ SMALL = {
 """parameters of an algorithm, where it has them"""
 QUICK = ("Experiment.lanes=4", "Experiment.eval_episodes=1", "Experiment.test_episodes=1", "Learner.updates_per_call=4")
 CALLS = 3
-MODES = {"inline": True, "inline_without_xla": False, "seeds_loop": True}
+MODES = {"inline": True, "inline_without_xla": False, "seeds_loop": False}
 """whether the learner's loop is compiled by XLA"""
 
 SOURCE = re.compile(r"\b(19|20)\d\d\b|\bSource:|\barXiv\b|https?://", re.IGNORECASE)

@@ -85,6 +85,10 @@ LIGHT = {
         "{folder}/other holds another experiment's run: DQN.batch_size was 7 there and is 64 here and",
     ),
     "damaged_run": Case([HPARAMS, "--output_dir={folder}/damaged"], "{folder}/damaged/run.json cannot be read ("),
+    "old_environment": Case(
+        ["--hparams=ddpg_pendulum", NEW, "--env=Pendulum-v0"],
+        "There is no environment 'Pendulum-v0'; did you mean Pendulum-v1",
+    ),
     "port": Case([HPARAMS, NEW, "--port={port}"], "Port {port} cannot be opened (Address already in use): choose"),
     "port_number": Case([HPARAMS, NEW, "--port=65536"], "flag --port=65536: 65536 is not an integer in the range"),
 }
@@ -100,6 +104,20 @@ HEAVY = {
     "fraction": Case(override("DQN.gamma=1.5"), "DQN.gamma is 1.5: it must lie in [0, 1]."),
     "memory": Case(override("DQN.memory='priority'"), "There is no memory 'priority'; did you mean prioritized"),
     "model": Case(override("DQN.model='basik'"), "There is no model 'basik'; did you mean basic"),
+    "act_select": Case(override("DQN.act_select='epsilonn'"), "There is no action function 'epsilonn'; did you mean"),
+    "kind_of_act_select": Case(
+        ["--hparams=ddpg_pendulum", NEW, "--hparam_override=DDPG.act_select='epsilon'"],
+        "The action function 'epsilon' takes values, and actions are what there is: use normal_noise or ou_noise.",
+    ),
+    "kind_of_grad_comp": Case(
+        override("DQN.grad_comp='ppo'"),
+        "The gradient function 'ppo' takes advantages, and errors are what there is: use huber or mean_squared_error.",
+    ),
+    "minibatch": Case(
+        ["--hparams=ppo_cartpole", NEW, "--hparam_override=PPO.batch_size=100"],
+        "batch_size is 100: its part for each of 1 replicas must divide the 1024 transitions of a rollout",
+    ),
+    "lr_schedule": Case(override("DQN.lr_schedule='cosin'"), "There is no learning-rate schedule 'cosin'; did you"),
     "updates_per_call": Case(
         override("Learner.updates_per_call=0"), "Learner.updates_per_call is 0: it must be positive."
     ),

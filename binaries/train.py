@@ -160,9 +160,11 @@ class Run:
             "speed/env_steps_per_second": steps / seconds,
             "speed/updates_per_second": updates / seconds,
             "replay/updates_per_env_step": agent.learner.updates / self._steps,
-            "replay/samples_per_insert": agent.learner.updates * agent.algo.data().batch_size / self._steps,
             "memory/resident_megabytes": resident_megabytes(),
         }
+        if agent.algo.data().batch_size:
+            # An update from a whole rollout has no fixed number of samples.
+            values["replay/samples_per_insert"] = agent.learner.updates * agent.algo.data().batch_size / self._steps
         if finished:
             self._returns = [*self._returns, *(r for r, _ in finished)][-100:]
             values["episode_return"] = sum(r for r, _ in finished) / len(finished)

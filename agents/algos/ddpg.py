@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
 import tensorflow as tf
 
 from agents.algos.act_select.registry import ACTION_SELECTORS
 from agents.algos.algo import Algo, Loss, TargetUpdate
 from agents.algos.grad_comp.registry import GRADIENT_FUNCTIONS
 from agents.algos.registry import ALGOS
-from agents.losses.policies import is_continuous
+from agents.losses.policies import is_bounded, is_continuous
 from agents.losses.returns import at_row, first, n_step
+from agents.losses.values import PRIORITY_FLOOR
 from agents.lr_schedules.registry import LR_SCHEDULES
 from agents.models.registry import MODELS
 from pipeline.checks import check_fraction, check_positive
 from pipeline.types import Batch, Data, Nest, Params, UserError
-
-PRIORITY_FLOOR = 1e-6
-"""added to absolute errors, so that every window can be sampled again (Schaul et al. 2016, section 3.3)"""
 
 
 @ALGOS.register("ddpg")
@@ -89,7 +86,7 @@ class DDPG(Algo):
     def check(self, observation_spec: Nest, action_spec: Nest) -> None:
         continuous = is_continuous(action_spec)
         ACTION_SELECTORS.get(self._act_select_name, takes="actions" if continuous else "values")
-        if continuous and not all(np.isfinite(bound).all() for bound in (action_spec.minimum, action_spec.maximum)):
+        if continuous and not is_bounded(action_spec):
             raise UserError(
                 "DDPG squashes its actions into the bounds of their space, and this space has none: choose another"
                 " algorithm, for example ppo."

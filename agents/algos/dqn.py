@@ -9,14 +9,11 @@ from agents.algos.algo import Algo, Loss, TargetUpdate
 from agents.algos.grad_comp.registry import GRADIENT_FUNCTIONS
 from agents.algos.registry import ALGOS
 from agents.losses.returns import at_row, first, n_step
-from agents.losses.values import q_learning_error
+from agents.losses.values import PRIORITY_FLOOR, q_learning_error
 from agents.lr_schedules.registry import LR_SCHEDULES
 from agents.models.registry import MODELS
 from pipeline.checks import check_fraction, check_positive
 from pipeline.types import Batch, Data, Nest, Params
-
-PRIORITY_FLOOR = 1e-6
-"""added to absolute errors, so that every window can be sampled again (Schaul et al. 2016, section 3.3)"""
 
 
 @ALGOS.register("dqn")

@@ -10,7 +10,6 @@ import abc
 from typing import Any
 
 import dm_env.specs as specs
-import numpy as np
 import tensorflow as tf
 import tree
 from tf_agents.agents import TFAgent
@@ -19,6 +18,8 @@ from tf_agents.specs import BoundedTensorSpec
 from tf_agents.trajectories import StepType, TimeStep, Trajectory, Transition, time_step_spec
 
 from agents.algos.algo import Algo, Loss
+from agents.losses.policies import is_bounded
+from agents.losses.values import PRIORITY_FLOOR
 from pipeline.types import Batch, Data, Nest, Params, Step, Update, UserError
 
 GROUP = "agent"
@@ -64,7 +65,7 @@ class TFAgentAlgo(Algo):
         """A new agent, with its optimizers' variables made; called in the strategy's scope."""
 
     def check(self, observation_spec: Nest, action_spec: Nest) -> None:
-        if not np.isfinite([action_spec.minimum, action_spec.maximum]).all():
+        if not is_bounded(action_spec):
             raise UserError("tf-agents' networks act between bounds, and this action space has none: use ppo.")
 
     def data(self) -> Data:
@@ -132,10 +133,6 @@ class TFAgentAlgo(Algo):
         agent = self.build(time_step_spec(observation), action)
         agent.initialize()
         return agent
-
-
-PRIORITY_FLOOR = 1e-6
-"""added to absolute errors, so that every window can be sampled again (Schaul et al. 2016, section 3.3)"""
 
 
 def agent_of(params: Params) -> TFAgent:

@@ -19,6 +19,11 @@ def is_continuous(action_spec: Nest) -> bool:
     return np.issubdtype(action_spec.dtype, np.floating)
 
 
+def is_bounded(action_spec: Nest) -> bool:
+    """Whether every action lies between finite bounds."""
+    return all(bool(np.isfinite(bound).all()) for bound in (action_spec.minimum, action_spec.maximum))
+
+
 def parameter_count(action_spec: Nest) -> int:
     """How many logits or means the distribution of one action is made from."""
     if hasattr(action_spec, "num_values"):

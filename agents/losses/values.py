@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+PRIORITY_FLOOR = 1e-6
+"""added to absolute errors, so that every window can be sampled again (Schaul et al. 2016, section 3.3)"""
+
 
 def of_action(q: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
     """The value [B] f32 of each `action` [B] i32 among `q` [B, A]."""

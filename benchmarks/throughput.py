@@ -1,7 +1,8 @@
-"""Environment steps and updates a second of whole trainings, beside a peer measured in the same run."""
+"""Environment steps and updates a second of whole trainings, beside peers measured in the same run."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import statistics
@@ -20,16 +21,18 @@ from pipeline.types import UserError
 
 PEERS = index.ROOT / "benchmarks" / "peers"
 ENVIRONMENTS = index.ROOT / ".benchmark-peers"
+ALONE = {"cleanrl": ("--no-deps", "--ignore-requires-python", "cleanrl==1.2.0")}
+"""what asks for versions of its time that have no build for this Python, and runs with others"""
 MEASURED_SECONDS = 10.0
 
 
 class Work(NamedTuple):
-    """What is measured, and against whom."""
+    """What is measured, and beside whom."""
 
     hparams: str
     overrides: tuple[str, ...]
-    peer: str
-    """a work of peers/stable_baselines3_peer.py"""
+    peers: tuple[tuple[str, str], ...]
+    """libraries, and the work in peers/LIBRARY_peer.py"""
 
 
 # The peer's algorithm is one-step DQN without double Q-learning, with two layers of 64 units.
@@ -42,38 +45,41 @@ PPO = (
     "PPO.lr_schedule = 'constant'",
     "Experiment.train_steps = 100_000_000",
 )
-DDPG = ("MLP.hidden_sizes = (256, 256)", "DDPG.batch_size = 256", "Learner.updates_per_step = 1.0")
 WORKS = {
     "dqn_cartpole_uniform": Work(
         "dqn_cartpole",
         (*SAME_WORK, "DQN.memory = 'uniform'", "Experiment.lanes = 16", "Learner.updates_per_call = 64"),
-        "dqn",
+        (("stable_baselines3", "dqn"),),
     ),
-    "dqn_cartpole_prioritized": Work("dqn_cartpole", SAME_WORK, "dqn"),
-    "dqn_cartpole": Work("dqn_cartpole", (), "dqn"),
+    "dqn_cartpole_prioritized": Work("dqn_cartpole", SAME_WORK, (("stable_baselines3", "dqn"),)),
+    "dqn_cartpole": Work("dqn_cartpole", (), (("stable_baselines3", "dqn"),)),
     "ppo_cartpole_8_lanes": Work(
-        "ppo_cartpole", (*PPO, "Experiment.lanes = 8", "PPO.rollout_length = 128"), "ppo_8_lanes"
+        "ppo_cartpole",
+        (*PPO, "Experiment.lanes = 8", "PPO.rollout_length = 128"),
+        (("stable_baselines3", "ppo_8_lanes"),),
     ),
     "ppo_cartpole_64_lanes": Work(
-        "ppo_cartpole", (*PPO, "Experiment.lanes = 64", "PPO.rollout_length = 32"), "ppo_64_lanes"
+        "ppo_cartpole",
+        (*PPO, "Experiment.lanes = 64", "PPO.rollout_length = 32"),
+        (("stable_baselines3", "ppo_64_lanes"),),
     ),
-    "ddpg_pendulum": Work("ddpg_pendulum", DDPG, "ddpg"),
+    "ddpg_pendulum": Work("ddpg_pendulum", (), (("stable_baselines3", "ddpg"), ("cleanrl", "ddpg"))),
 }
 
 flags.DEFINE_multi_enum("work", list(WORKS), list(WORKS), "what to measure")
 flags.DEFINE_string("json", None, "a file for the results")
 flags.DEFINE_integer("rounds", 3, "measurements of each, taken in turn; the median counts", lower_bound=1)
-flags.DEFINE_bool("alone", False, "measure --work once, without its peer, and print one JSON line")
+flags.DEFINE_bool("alone", False, "measure --work once, without its peers, and print one JSON line")
 
 
 def measure(work: Work) -> dict[str, float]:
     """Measures Encore in this process: the whole training, then for a replay the learner on table and cached batch."""
     import tensorflow as tf
 
-    from binaries.experiment import Plan
+    from binaries.experiment import Experiment, Plan
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
     settings.apply(settings.read(work.hparams, work.overrides, {}))
+    tf.config.threading.set_intra_op_parallelism_threads(Experiment().threads)
     with tempfile.TemporaryDirectory() as scratch:
         plan = Plan("local")
         parts = plan.build(Path(scratch))
@@ -113,16 +119,19 @@ def updates_per_second(learner: Any, env_steps: int) -> float:
     return (learner.updates - updates) / (time.perf_counter() - begin)
 
 
-def peer_python(requirements: str) -> Path:
+def peer_python(library: str) -> Path:
     """The interpreter of the peer's own environment, which is made where it is missing."""
-    source = PEERS / requirements
-    environment = ENVIRONMENTS / source.stem
+    requirements = PEERS / f"requirements-{library}.txt"
+    environment = ENVIRONMENTS / library
     python, stamp = environment / "bin" / "python", environment / "installed"
-    if not stamp.exists() or stamp.read_text() != source.read_text():
+    if not stamp.exists() or stamp.read_text() != requirements.read_text():
         print(f"Setting up the peer's environment in {environment}", flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", source], check=True)
-        stamp.write_text(source.read_text())
+        install = [python, "-m", "pip", "install", "--quiet"]
+        subprocess.run([*install, "-r", requirements], check=True)
+        if library in ALONE:
+            subprocess.run([*install, *ALONE[library]], check=True)
+        stamp.write_text(requirements.read_text())
     return python
 
 
@@ -134,29 +143,34 @@ def last_json_line(command: list[str | Path]) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def compare(name: str, rounds: int) -> dict[str, Any]:
-    """Measures `name` and its peer in turn, each in a process of its own."""
+def compare(name: str, rounds: int) -> list[dict[str, Any]]:
+    """Measures `name` and its peers in turn, each in a process of its own; a result for each peer."""
     work = WORKS[name]
-    python = peer_python("requirements-stable_baselines3.txt")
-    ours, theirs = [], []
+    pythons = {library: peer_python(library) for library, _ in work.peers}
+    ours: list[dict[str, Any]] = []
+    theirs: dict[str, list[dict[str, Any]]] = {library: [] for library in pythons}
     for _ in range(rounds):
-        theirs.append(last_json_line([python, PEERS / "stable_baselines3_peer.py", work.peer]))
+        for library, task in work.peers:
+            theirs[library].append(last_json_line([pythons[library], PEERS / f"{library}_peer.py", task]))
         ours.append(last_json_line([sys.executable, "-m", "benchmarks.throughput", "--alone", f"--work={name}"]))
     middle = {key: statistics.median(o[key] for o in ours) for key in ours[0]}
-    peer_speed = statistics.median(t["env_steps_per_s"] for t in theirs)
-    import importlib.metadata
-
     versions = {p: importlib.metadata.version(p) for p in ("tensorflow", "dm-reverb", "gym")}
-    return {
-        "work": name,
-        **middle,
-        "peer": "stable-baselines3",
-        "peer_env_steps_per_s": peer_speed,
-        "ratio": middle["env_steps_per_s"] / peer_speed,
-        "ratios": [o["env_steps_per_s"] / t["env_steps_per_s"] for o, t in zip(ours, theirs, strict=True)],
-        "versions": versions | theirs[0]["versions"],
-        "load_before": os.getloadavg()[0],
-    }
+    results = []
+    for library, measured in theirs.items():
+        peer_speed = statistics.median(t["env_steps_per_s"] for t in measured)
+        results.append(
+            {
+                "work": name,
+                **middle,
+                "peer": library,
+                "peer_env_steps_per_s": peer_speed,
+                "ratio": middle["env_steps_per_s"] / peer_speed,
+                "ratios": [o["env_steps_per_s"] / t["env_steps_per_s"] for o, t in zip(ours, measured, strict=True)],
+                "versions": versions | measured[0]["versions"],
+                "load_before": os.getloadavg()[0],
+            }
+        )
+    return results
 
 
 def of_cached(result: dict[str, Any]) -> str:
@@ -177,15 +191,19 @@ def main(argv: list[str]) -> int:
         print(json.dumps(measure(WORKS[arguments.work[0]])))
         return 0
     results = []
-    print(f"{'work':<26} {'steps/s':>9} {'updates/s':>9} {'peer':>9} {'ratio':>6}  table over cached batch")
+    print(
+        f"{'work':<26} {'steps/s':>9} {'updates/s':>9} {'peer':<18} {'steps/s':>8} {'ratio':>6}"
+        "  table over cached batch"
+    )
     for name in arguments.work:
-        result = compare(name, arguments.rounds)
-        results.append(result)
-        print(
-            f"{name:<26} {result['env_steps_per_s']:>9,.0f} {result['updates_per_s']:>9,.0f}"
-            f" {result['peer_env_steps_per_s']:>9,.0f} {result['ratio']:>5.1f}x  {of_cached(result)}",
-            flush=True,
-        )
+        for result in compare(name, arguments.rounds):
+            results.append(result)
+            print(
+                f"{name:<26} {result['env_steps_per_s']:>9,.0f} {result['updates_per_s']:>9,.0f}"
+                f" {result['peer']:<18} {result['peer_env_steps_per_s']:>8,.0f} {result['ratio']:>5.1f}x"
+                f"  {of_cached(result)}",
+                flush=True,
+            )
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(results, indent=1) + "\n")
     return 0

@@ -21,9 +21,9 @@ from pipeline.types import Batch, Data, Nest, Params, UserError
 class DDPG(Algo):
     """The critic minimises loss(r + gamma^n Q'(s_n, pi'(s_n)) - Q(s, a)); the actor maximises Q(s, pi(s)).
 
-    In a Discrete space the actor gives logits: the critic sees one-hot actions, and the actor's gradient passes through
-    a straight-through Gumbel softmax (Jang et al. 2017). Differences from the paper: no batch normalisation, no
-    weight decay, n-step returns and prioritized memory by hyper-parameter; importance weights count for both losses.
+    In a Discrete space the actor gives logits, the critic sees one-hot actions, and Q(s, pi(s)) is the mean of Q over
+    their softmax. Differences from the paper: no batch normalisation, no weight decay, n-step returns and prioritized
+    memory by hyper-parameter; importance weights count for both losses.
     """
 
     action_kinds = ("continuous", "discrete")
@@ -136,18 +136,16 @@ class DDPG(Algo):
     def loss(self, params: Params, batch: Batch) -> Loss:
         steps = batch.steps  # [B, n + 1, ...]
         actor, critic = params.online["actor"], params.online["critic"]
-        noise = tf.unstack(tf.random.split(batch.seed))
         fold = n_step(steps.reward, steps.discount, steps.last, self._gamma)
-        bootstrap = at_row(steps.observation, fold.row)
-        best = _seen(params.target["actor"], bootstrap, noise[0], hard=True)
-        target = tf.stop_gradient(fold.reward + fold.factor * params.target["critic"](bootstrap, best))
+        bootstrap = _value(params.target["actor"], params.target["critic"], at_row(steps.observation, fold.row))
+        target = tf.stop_gradient(fold.reward + fold.factor * bootstrap)
         observation, action = first(steps.observation), first(steps.action)
         q = critic(observation, actor.from_environment(action))
         error = target - q
         # A window that begins with a LAST row holds no transition.
         weight = batch.weight * tf.cast(~steps.last[:, 0], tf.float32)
         critic_loss = weight * self._critic_grad_comp(error)
-        actor_loss = weight * self._actor_grad_comp(critic(observation, _seen(actor, observation, noise[1])))
+        actor_loss = weight * self._actor_grad_comp(_value(actor, critic, observation))
         if not actor.continuous:
             actor_loss += weight * self._logit_weight * tf.reduce_sum(tf.square(actor(observation)), axis=-1)
         metrics = {
@@ -164,20 +162,14 @@ class DDPG(Algo):
         )
 
 
-def _seen(actor: tf.keras.Model, observation: Nest, seed: tf.Tensor, hard: bool = False) -> tf.Tensor:
-    """The actor's action as the critic sees it, [B, size]: in [-1, 1], or one-hot of a sample of the logits' softmax.
-
-    Gradients of one-hot rows are those of the softmax; with `hard` the row is that of the largest logit.
-    """
+def _value(actor: tf.keras.Model, critic: tf.keras.Model, observation: Nest) -> tf.Tensor:
+    """Q(s, pi(s)) [B]; in a Discrete space the mean of Q over the softmax of the actor's logits."""
     outputs = actor(observation)
     if actor.continuous:
-        return outputs
-    if hard:
-        return tf.one_hot(tf.argmax(outputs, axis=-1), outputs.shape[-1])
-    uniform = tf.random.stateless_uniform(tf.shape(outputs), seed, minval=1e-20)
-    noisy = outputs - tf.math.log(-tf.math.log(uniform))
-    soft = tf.nn.softmax(noisy)
-    return soft + tf.stop_gradient(tf.one_hot(tf.argmax(noisy, axis=-1), outputs.shape[-1]) - soft)
+        return critic(observation, outputs)
+    one_hot = [tf.zeros_like(outputs) + row for row in tf.unstack(tf.eye(actor.size))]
+    values = tf.stack([critic(observation, action) for action in one_hot], axis=-1)
+    return tf.reduce_sum(tf.nn.softmax(outputs) * values, axis=-1)
 
 
 def _random_like(action: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:

@@ -61,11 +61,11 @@ class Policy:
         clock = np.array([self._seed, self.calls, env_steps], np.int32)
         inputs = [*tree.flatten(observation), clock, *tree.flatten(self._core), *self._captured]
         # The function's own call spends four fifths of its time on gradients that nobody asks for.
-        outputs = tf.raw_ops.StatefulPartitionedCall(args=inputs, Tout=self._dtypes, f=self._function)
+        outputs: Any = tf.raw_ops.StatefulPartitionedCall(args=inputs, Tout=self._dtypes, f=self._function)
         if self._recurrent:
             self._core = tree.unflatten_as(self._core, outputs[self._count :])
-        action, extras = tree.unflatten_as(self._results, [output.numpy() for output in outputs[: self._count]])
-        return action, extras
+        results: Any = tree.unflatten_as(self._results, [output.numpy() for output in outputs[: self._count]])
+        return results
 
 
 class Actor:

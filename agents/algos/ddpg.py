@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 from agents.algos.act_select.registry import ACTION_SELECTORS
@@ -162,7 +164,7 @@ class DDPG(Algo):
         )
 
 
-def _value(actor: tf.keras.Model, critic: tf.keras.Model, observation: Nest) -> tf.Tensor:
+def _value(actor: Any, critic: Any, observation: Nest) -> tf.Tensor:
     """Q(s, pi(s)) [B]; in a Discrete space the mean of Q over the softmax of the actor's logits."""
     outputs = actor(observation)
     if actor.continuous:

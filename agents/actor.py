@@ -43,7 +43,9 @@ class Policy:
 
         batched = tree.map_structure(lambda spec: tf.TensorSpec([lanes, *spec.shape], spec.dtype), observation_spec)
         core = tree.map_structure(lambda leaf: tf.TensorSpec(leaf.shape, leaf.dtype), self._core)
-        self._function = tf.function(act).get_concrete_function(batched, tf.TensorSpec([3], tf.int32), core)
+        self._function = tf.function(act, autograph=False).get_concrete_function(
+            batched, tf.TensorSpec([3], tf.int32), core
+        )
         self._captured = list(self._function.captured_inputs)
         self._dtypes = [output.dtype for output in self._function.outputs]
         self._results, _ = self._function.structured_outputs

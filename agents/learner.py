@@ -79,8 +79,10 @@ class Learner:
         """rollouts learnt from"""
         self.max_priority = 1.0
         tpu = isinstance(strategy, tf.distribute.TPUStrategy)
-        self._update_all = tf.function(self._loop, jit_compile=xla and self._replicas == 1 and not tpu)
-        self._run = tf.function(self._draw_and_update)
+        # AutoGraph's translation of every function would take most of the time until the first update.
+        jit = xla and self._replicas == 1 and not tpu
+        self._update_all = tf.function(self._loop, jit_compile=jit, autograph=False)
+        self._run = tf.function(self._draw_and_update, autograph=False)
         self._iterator: Any = None
         self._write_priorities: Callable[[tf.Tensor, tf.Tensor], None] | None = None
         norms = [f"gradient_norm/{group}" for group in self._optimizers]
@@ -194,18 +196,22 @@ class Learner:
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """One update with each of k batches."""
         count, width, prioritized = self.batches, self._algo.data().batch_size, self._memory.prioritized
-        all_priorities = tf.TensorArray(tf.float32, size=count, element_shape=[width])
-        total = tf.zeros([len(self._names) - 2 * prioritized])
-        for index in tf.range(count):
+
+        def update(index: tf.Tensor, total: tf.Tensor, all_priorities: tf.TensorArray) -> tuple[Any, ...]:
             priorities, metrics = self._strategy.run(
                 self._prepare_and_update, args=(steps, correction, index, progress, env_steps)
             )
             if prioritized:
                 priorities = tf.concat(self._strategy.experimental_local_results(priorities), axis=0)
                 all_priorities = all_priorities.write(index, priorities)
-            total += self._strategy.reduce(tf.distribute.ReduceOp.MEAN, metrics, axis=None)
-            self._updates.assign_add(1)
-            self._follow()
+            return self._after_update(total, metrics), all_priorities
+
+        total, all_priorities = _repeat(
+            count,
+            update,
+            tf.zeros([len(self._names) - 2 * prioritized]),
+            tf.TensorArray(tf.float32, size=count, element_shape=[width]),
+        )
         if not prioritized:
             return None, tf.concat([total / count, [count]], axis=0)
         stacked = tf.ensure_shape(all_priorities.stack(), [count, width])
@@ -223,12 +229,12 @@ class Learner:
         size = data.batch_size // self._replicas or examples
         turns = data.epochs * (examples // size)
         order = strategy.run(self._order, args=(examples, data.epochs, size))
-        total = tf.zeros([len(self._names)])
-        for turn in tf.range(turns):
+
+        def update(turn: tf.Tensor, total: tf.Tensor) -> tuple[Any, ...]:
             metrics = strategy.run(self._update_part, args=(batch, order, turn, env_steps))
-            total += strategy.reduce(tf.distribute.ReduceOp.MEAN, metrics, axis=None)
-            self._updates.assign_add(1)
-            self._follow()
+            return (self._after_update(total, metrics),)
+
+        (total,) = _repeat(turns, update, tf.zeros([len(self._names)]))
         self._rollouts.assign_add(self._replicas)
         for name, sums in strategy.run(self._measure, args=(batch, env_steps)).items():
             merged = [strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in sums]
@@ -303,13 +309,24 @@ class Learner:
             sums[name] = (tf.reduce_sum(counted), *parts)
         return sums
 
-    def _follow(self) -> None:
-        """Moves the target networks whose turn it is."""
+    def _after_update(self, total: tf.Tensor, metrics: tf.Tensor) -> tf.Tensor:
+        """Counts an update and moves the target networks; `total` with its metrics added."""
+        self._updates.assign_add(1)
         for group, (period, rate) in self._algo.targets().items():
-            online, target = self.params.online[group].variables, self.params.target[group].variables
-            if tf.math.floormod(self._updates, period) == 0:
-                for source, copy in zip(online, target, strict=True):
-                    copy.assign(source if rate == 1.0 else copy + rate * (source - copy))
+            tf.cond(tf.math.floormod(self._updates, period) == 0, lambda g=group, r=rate: self._follow(g, r), tf.no_op)
+        return total + self._strategy.reduce(tf.distribute.ReduceOp.MEAN, metrics, axis=None)
+
+    def _follow(self, group: str, rate: float) -> tf.Operation:
+        """Moves the target network of `group`."""
+        for source, copy in zip(self.params.online[group].variables, self.params.target[group].variables, strict=True):
+            copy.assign(source if rate == 1.0 else copy + rate * (source - copy))
+        return tf.no_op()
+
+
+def _repeat(count: int, turn: Callable[..., tuple[Any, ...]], *state: Any) -> tuple[Any, ...]:
+    """What becomes of `state` when `state = turn(index, *state)` is done for index 0 to `count` - 1."""
+    body = lambda index, *state: (index + 1, *turn(index, *state))  # noqa: E731
+    return tf.while_loop(lambda index, *_: index < count, body, (0, *state))[1:]
 
 
 def _is_finite(value: float) -> bool:

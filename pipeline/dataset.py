@@ -91,4 +91,5 @@ def dataset(
     )
     options = tf.data.Options()
     options.autotune.enabled = False
-    return source.batch(items, drop_remainder=True).map(draw).with_options(options)
+    draws = source.batch(items, drop_remainder=True).map(tf.autograph.experimental.do_not_convert(draw))
+    return draws.with_options(options)

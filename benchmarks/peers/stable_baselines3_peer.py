@@ -40,6 +40,24 @@ def ppo(lanes: int, steps: int):
     )
 
 
+def ppo_zoo(seed: int):
+    """The settings of RL Baselines3 Zoo for CartPole-v1."""
+    return stable_baselines3.PPO(
+        "MlpPolicy",
+        make_vec_env("CartPole-v1", 8, seed=seed),
+        n_steps=32,
+        batch_size=256,
+        n_epochs=20,
+        gamma=0.98,
+        gae_lambda=0.8,
+        ent_coef=0.0,
+        learning_rate=lambda left: 1e-3 * left,
+        clip_range=lambda left: 0.2 * left,
+        seed=seed,
+        device="cpu",
+    )
+
+
 def ddpg():
     """[256, 256], batch 256, one update per environment step."""
     return stable_baselines3.DDPG(
@@ -79,14 +97,42 @@ class Clock(BaseCallback):
         return len(self.times) < 2
 
 
-def main(work: str) -> None:
+class Target(BaseCallback):
+    """Stops where the mean of the last 20 training returns reaches a target."""
+
+    def __init__(self, target: float):
+        super().__init__()
+        self._target = target
+        self._returns: list[float] = []
+        self.seconds: float | None = None
+
+    def _on_training_start(self) -> None:
+        self._begin = time.perf_counter()
+
+    def _on_step(self) -> bool:
+        self._returns += [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
+        if len(self._returns) >= 20 and sum(self._returns[-20:]) >= 20 * self._target:
+            self.seconds = time.perf_counter() - self._begin
+        return self.seconds is None
+
+
+def speed(work: str) -> dict:
+    """Environment steps a second."""
     make, warm_up, steps = WORKS[work]
     clock = Clock(warm_up, steps)
     make().learn(10 * (warm_up + steps), callback=clock)
-    speed = steps / (clock.times[1] - clock.times[0])
-    versions = {"stable-baselines3": stable_baselines3.__version__, "torch": torch.__version__}
-    print(json.dumps({"env_steps_per_s": speed, "versions": versions}))
+    return {"env_steps_per_s": steps / (clock.times[1] - clock.times[0])}
+
+
+def time_to(target: float, seed: int) -> dict:
+    """Seconds until PPO reaches `target` in CartPole-v1; null where it does not within 100,000 steps."""
+    callback = Target(target)
+    model = ppo_zoo(seed).learn(100_000, callback=callback)
+    return {"seconds": callback.seconds, "env_steps": model.num_timesteps}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    work, *arguments = sys.argv[1:]
+    result = time_to(float(arguments[0]), int(arguments[1])) if work == "ppo_zoo" else speed(work)
+    versions = {"stable-baselines3": stable_baselines3.__version__, "torch": torch.__version__}
+    print(json.dumps({**result, "versions": versions}))

@@ -1,7 +1,8 @@
 """The base of every algorithm: what it asks of the data path, how it acts, and how a batch becomes gradients.
 
 An algorithm holds hyper-parameters only. It reads parameters and assigns nothing; it never meets Reverb, flags or
-summaries. So the same object serves the four-line loop, the compiled loop, many replicas and XLA.
+summaries. So the same object serves the four-line loop, the compiled loop, many replicas and XLA. Its methods are
+compiled without AutoGraph: no Python `if` or `for` on a tensor's value.
 """
 
 from __future__ import annotations

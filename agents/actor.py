@@ -16,6 +16,9 @@ from pipeline.rows import Rows
 from pipeline.types import Data, Nest, Params, Step
 from pipeline.writer import RolloutWriter, Writer
 
+_COUNTERS = ("env_steps", "episodes", "rollouts")
+_UNDER_WAY = ("finished", "_rows", "_extras", "_state", "_first", "_ended", "_returns", "_lengths")
+
 
 def make_rows(algo: Algo, observation_spec: Nest, action_spec: Nest) -> Rows:
     """The layout of the rows that an `Actor` of this algorithm writes."""
@@ -68,6 +71,14 @@ class Policy:
             self._core = tree.unflatten_as(self._core, outputs[self._count :])
         results: Any = tree.unflatten_as(self._results, [output.numpy() for output in outputs[: self._count]])
         return results
+
+    def core(self) -> Nest:
+        """What the lanes remember, as arrays [E, ...]."""
+        return tree.map_structure(lambda leaf: leaf.numpy(), self._core)
+
+    def set_core(self, core: Nest) -> None:
+        """Takes over what `core` gave."""
+        self._core = tree.map_structure(tf.constant, core)
 
 
 class Actor:
@@ -141,19 +152,28 @@ class Actor:
         """Returns once the server holds all that was written; raises WriterError where it does not answer."""
         self._writer.flush()
 
-    def state(self) -> dict[str, int]:
-        """The counters that a resumed run needs; its lanes start with new episodes."""
-        return {
-            "env_steps": self.env_steps,
-            "episodes": self.episodes,
-            "rollouts": self.rollouts,
-            "policy_calls": self._policy.calls,
-        }
+    def counters(self) -> dict[str, int]:
+        """What a resumed run needs at least; its lanes then start with new episodes."""
+        return {**{name: getattr(self, name) for name in _COUNTERS}, "policy_calls": self._policy.calls}
 
-    def restore(self, state: dict[str, int]) -> None:
-        """Takes over the counters of `state`."""
-        self.env_steps, self.episodes, self.rollouts = state["env_steps"], state["episodes"], state["rollouts"]
-        self._policy.calls = state["policy_calls"]
+    def count_from(self, counters: dict[str, int]) -> None:
+        """Takes over `counters`."""
+        for name in _COUNTERS:
+            setattr(self, name, counters[name])
+        self._policy.calls = counters["policy_calls"]
+
+    def state(self) -> dict[str, Any]:
+        """The episodes under way and the rows that no item holds yet; picklable."""
+        own = {name: getattr(self, name) for name in _UNDER_WAY}
+        return {"own": own, "core": self._policy.core(), "writer": self._writer.state()}
+
+    def restore(self, state: dict[str, Any]) -> Nest:
+        """Goes on from `state`, with environments that go on too; returns the states [E, ...] to act in."""
+        for name, value in state["own"].items():
+            setattr(self, name, value)
+        self._policy.set_core(state["core"])
+        self._writer.restore(state["writer"])
+        return self._state
 
     def _was_reset(self, state: Nest) -> bool:
         """Whether the environments were reset by hand since `observe`."""

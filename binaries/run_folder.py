@@ -72,6 +72,14 @@ class RunFolder:
         with (self.path / RESULTS).open("a") as stream:
             stream.write(json.dumps(result) + "\n")
 
+    def drop_results_after(self, env_steps: int) -> None:
+        """Takes back what a run that was killed had reported after its last checkpoint."""
+        path = self.path / RESULTS
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["env_steps"] <= env_steps]
+            _replace(path, "".join(f"{line}\n" for line in kept))
+
     def _check_writable(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output_dir={self.path} is a file: name a folder.")

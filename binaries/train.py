@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import signal
 import time
@@ -10,14 +11,18 @@ from pathlib import Path
 from binaries import console, flags, settings
 from binaries.experiment import Parts, Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder
-from pipeline.types import RunError, UserError
+from pipeline.types import Nest, RunError, UserError
 from servers.checkpoint import Checkpoints, Unit
+
+ACTING = "acting.pickle"
+"""a unit's file of environments, episodes under way and rows that are in no item yet"""
 
 
 class Run:
     """The seed's loop over lanes, and what surrounds it: evaluation, checkpoints, TensorBoard, progress."""
 
-    def __init__(self, parts: Parts, folder: RunFolder, checkpoints: Checkpoints):
+    def __init__(self, parts: Parts, folder: RunFolder, checkpoints: Checkpoints, unit: Unit | None):
+        """Goes on from `unit`, whose replay contents the server has restored already."""
         from binaries.summaries import Summaries
 
         self._parts = parts
@@ -25,7 +30,7 @@ class Run:
         self._agent = parts.agent
         self._folder = folder
         self._checkpoints = checkpoints
-        self._summaries = Summaries(folder.path)
+        self._summaries = Summaries(folder.path, None if unit is None else unit.step)
         self._saved = time.monotonic()
         self._saved_steps: int | None = None
         self._evaluated_steps: int | None = None
@@ -33,18 +38,30 @@ class Run:
         self._returns: list[float] = []
         self._stop_signal: int | None = None
         self._progress: console.Progress
+        self._state: Nest = None
+        """of the environments, where a run resumes in the middle of their episodes"""
+        if unit is not None:
+            self._restore(unit)
 
     @property
     def _steps(self) -> int:
         return self._agent.actor.env_steps
 
-    def restore(self, unit: Unit) -> None:
-        """Takes over the state of a checkpoint; the replay's contents were restored by the server."""
+    def _restore(self, unit: Unit) -> None:
+        self._folder.drop_results_after(unit.step)
         self._parts.checkpoint().read(str(unit.path / "learner")).assert_consumed()
         self._agent.learner.restored()
-        self._agent.actor.restore(unit.state)
+        self._agent.actor.count_from(unit.state)
+        episodes = ""
+        if (unit.path / ACTING).exists():
+            acting = pickle.loads((unit.path / ACTING).read_bytes())
+            self._parts.environment.restore(acting["environment"])
+            self._state = self._agent.actor.restore(acting["actor"])
+            self._returns = acting["returns"]
+        else:
+            episodes = ", with new episodes: this environment's state cannot be saved"
         self._saved_steps = self._evaluated_steps = unit.step
-        print(f"Resuming at {unit.step:,} environment steps from {unit.path}", flush=True)
+        print(f"Resuming at {unit.step:,} environment steps from {unit.path}{episodes}", flush=True)
 
     def train(self) -> bool:
         """Trains to the last step; returns whether it got there (False: a signal asked it to stop)."""
@@ -55,8 +72,8 @@ class Run:
         self._logged = (time.monotonic(), self._steps, agent.learner.updates)
         next_log = _next(self._steps, experiment.log_period)
         next_evaluation = _next(self._steps, experiment.eval_period)
-        # A resumed run starts new episodes, with seeds that it has not used before.
-        state = environment.reset(experiment.seed + self._steps)
+        # New episodes of a resumed run have seeds that it has not used before.
+        state = environment.reset(experiment.seed + self._steps) if self._state is None else self._state
         try:
             while self._steps + experiment.lanes <= experiment.train_steps and self._stop_signal is None:
                 last_state = state
@@ -133,9 +150,15 @@ class Run:
             self._agent.actor.flush()
             self._parts.checkpoint().write(str(folder / "learner"))
             shutil.move(self._parts.client.checkpoint(), folder / "replay")
+            environment = self._parts.environment.state()
+            if environment is not None:
+                acting = {"environment": environment, "actor": self._agent.actor.state(), "returns": self._returns}
+                (folder / ACTING).write_bytes(pickle.dumps(acting))
+            # What TensorBoard shows is as old as the newest checkpoint, or newer.
+            self._summaries.flush()
 
         try:
-            self._checkpoints.save(self._steps, write, self._agent.actor.state(), score)
+            self._checkpoints.save(self._steps, write, self._agent.actor.counters(), score)
             self._saved_steps = self._steps
         except RunError:
             raise
@@ -222,10 +245,8 @@ def main(argv: list[str]) -> int:
     operative = settings.operative()
     folder.write(command.flags, operative)
     _show(command, folder, plan)
-    run = Run(parts, folder, checkpoints)
     try:
-        if unit is not None:
-            run.restore(unit)
+        run = Run(parts, folder, checkpoints, unit)
         run.show_settings_in_tensorboard(operative)
         if run.train():
             run.test()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ class Writer:
         self._period = period
         self._blocks = blocks
         self._count = 0
-        self._lasts: list[np.ndarray] = []
+        self._recent: deque[tuple[dict[str, np.ndarray], np.ndarray]] = deque(maxlen=window)
+        """columns and `last` of the rows that a window may still begin at"""
         self._writer = client.trajectory_writer(num_keep_alive_refs=window)
         self._names = list(rows.columns())
         for name in self._names:
@@ -59,17 +61,14 @@ class Writer:
 
         Raises WriterError where the server does not answer within 30 s.
         """
-        columns = self._rows.pack(step)
-        self._writer.append(columns if self._blocks else {name: list(columns[name]) for name in self._names})
-        self._lasts = [*self._lasts[-self._window + 1 :], step.last] if self._window > 1 else [step.last]
-        self._count += 1
+        self._append(self._rows.pack(step), step.last)
         if self._count < self._window or (self._count - self._window) % self._period:
             return
         history: Any = self._writer.history
         if self._blocks:
             self._create({name: history[name][-self._window :] for name in self._names}, priority)
         else:
-            for lane in np.flatnonzero(~self._lasts[0]):
+            for lane in np.flatnonzero(~self._recent[0][1]):
                 self._create({name: history[name][lane][-self._window :] for name in self._names}, priority)
         self._wait(PENDING)
 
@@ -80,6 +79,21 @@ class Writer:
     def close(self) -> None:
         """Ends the stream; windows that are not complete are dropped."""
         self._writer.close()
+
+    def state(self) -> dict[str, Any]:
+        """The rows of windows that are not complete; picklable."""
+        return {"count": self._count, "recent": list(self._recent)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes over the rows of `state`, as the first of a new writer: windows go on from them."""
+        for columns, last in state["recent"]:
+            self._append(columns, last)
+        self._count = state["count"]
+
+    def _append(self, columns: dict[str, np.ndarray], last: np.ndarray) -> None:
+        self._writer.append(columns if self._blocks else {name: list(columns[name]) for name in self._names})
+        self._recent.append((columns, last))
+        self._count += 1
 
     def _create(self, trajectory: dict[str, object], priority: float) -> None:
         self._writer.create_item(self._table, priority, trajectory)
@@ -124,6 +138,16 @@ class RolloutWriter:
     def close(self) -> None:
         """Ends the stream; a rollout that is not complete is dropped."""
         self._writer.close()
+
+    def state(self) -> dict[str, Any]:
+        """The rows of the rollout that is not complete; picklable."""
+        return {"count": self._count, "columns": {n: c[: self._count].copy() for n, c in self._columns.items()}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes over the rows of `state`."""
+        self._count = state["count"]
+        for name, rows in state["columns"].items():
+            self._columns[name][: self._count] = rows
 
 
 def _flush(writer: reverb.TrajectoryWriter, table: str, pending: int) -> None:

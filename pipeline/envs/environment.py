@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import abc
 import enum
+import io
+import pickle
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,19 @@ class Environment(abc.ABC):
         self._ended = bool(done)
         return state, reward, done
 
+    def state(self) -> bytes | None:
+        """All that its next steps depend on; None where that cannot be had."""
+        stream = io.BytesIO()
+        try:
+            _Pickler(stream).dump(vars(self))
+        except Exception:  # whatever a library's object raises that cannot be pickled
+            return None
+        return stream.getvalue()
+
+    def restore(self, state: bytes) -> None:
+        """Goes on from `state`, which a like environment gave."""
+        vars(self).update(pickle.loads(state))
+
     def close(self) -> None:  # noqa: B027 most environments hold nothing
         """Frees windows and processes."""
 
@@ -58,6 +73,12 @@ class Environment(abc.ABC):
     @abc.abstractmethod
     def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
         """Takes one step inside an episode."""
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        # gym 0.23's subclass cannot be read back with the numpy of today.
+        return (type(obj), (obj.bit_generator,)) if isinstance(obj, np.random.Generator) else NotImplemented
 
 
 def action_kind(action_spec: Nest) -> str:

@@ -109,6 +109,10 @@ class GymEnvironment(Environment):
         done = Done.TERMINATED if terminated else Done.TRUNCATED if truncated else Done.NO
         return self._cast(state), float(reward), done
 
+    def state(self) -> bytes | None:
+        # An EzPickle's pickle holds the arguments that it was made with, and nothing of its state.
+        return None if hasattr(self._environment.unwrapped, "_ezpickle_args") else super().state()
+
     def close(self) -> None:
         self._environment.close()
 

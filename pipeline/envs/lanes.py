@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tree
@@ -68,6 +69,17 @@ class Lanes:
         for lane, state in enumerate(states):
             stacked[lane] = state
         return stacked
+
+    def state(self) -> dict[str, Any] | None:
+        """All that the next steps depend on, picklable; None where an environment cannot give its own."""
+        states = [environment.state() for environment in self._environments]
+        return None if None in states else {"environments": states, "latest": self._latest}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from `state`, which like lanes gave."""
+        for environment, own in zip(self._environments, state["environments"], strict=True):
+            environment.restore(own)
+        self._latest = state["latest"]
 
     def close(self) -> None:
         """Closes every environment."""

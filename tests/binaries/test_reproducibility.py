@@ -2,50 +2,54 @@
 
 from __future__ import annotations
 
-import json
+import random
+import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tests.binaries import programs
+from tests.binaries.units import curve, results, variables
 from tests.configs.test_conformance import learn, parts_of, weights
 
-STEPS = 6_000
-OVERRIDES = ("PPO.normalize_observations=True", "PPO.normalize_returns=True", "PPO.batch_size=64")
+STEPS = 12_000
+OVERRIDES = (
+    "PPO.normalize_observations=True",
+    "PPO.normalize_returns=True",
+    "PPO.batch_size=64",
+    "Experiment.eval_period=2000",
+)
 
 
-def trained(folder: Path, seed: int) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """The results of a whole run of PPO, and every variable of its last checkpoint: Adam's slots and moments too."""
-    ended = programs.run(
-        "binaries.train",
-        "--hparams=ppo_cartpole",
-        f"--hparam_override={';'.join(OVERRIDES)}",
-        f"--seed={seed}",
-        f"--train_steps={STEPS}",
-        "--eval_episodes=2",
-        "--test_episodes=2",
-        f"--output_dir={folder}",
-    )
+def flags(folder: Path, seed: int) -> list[str]:
+    settings = [f"--hparam_override={';'.join(OVERRIDES)}", f"--seed={seed}", f"--train_steps={STEPS}"]
+    return ["--hparams=ppo_cartpole", *settings, "--eval_episodes=2", "--test_episodes=2", f"--output_dir={folder}"]
+
+
+def test_two_processes_train_the_same_to_the_last_bit_though_one_is_killed(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    ended = programs.run("binaries.train", *flags(whole, seed=3))
     assert ended.code == 0, ended.stderr
-    results = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
-    reader = tf.train.load_checkpoint(str(max((folder / "checkpoints").glob("step-*")) / "learner"))
-    names = [name for name in reader.get_variable_to_shape_map() if not name.startswith("_")]
-    return results, {name: reader.get_tensor(name) for name in names}
-
-
-def test_two_processes_train_the_same_to_the_last_bit(tmp_path: Path) -> None:
-    (one, variables), (two, others) = (trained(tmp_path / name, seed=3) for name in ("one", "two"))
-    timeless = lambda results: [{k: v for k, v in r.items() if k != "time"} for r in results]  # noqa: E731
-    assert timeless(one) == timeless(two)
-    assert one[-1]["env_steps"] > STEPS - 40
-    assert len(variables) > 20
-    assert any("moments" in name for name in variables)
-    assert variables.keys() == others.keys()
-    for name, value in variables.items():
-        np.testing.assert_array_equal(value, others[name], err_msg=name)
+    often = "--hparam_override=Experiment.checkpoint_period=0.1"
+    with programs.running("binaries.train", *flags(killed, seed=3), often) as train:
+        # In the middle of episodes, and of a rollout.
+        train.read_until(lambda text: "evaluation at" in text)
+        time.sleep(random.uniform(0.0, 0.5))
+        train.process.kill()
+        train.read_rest()
+    ended = programs.run("binaries.train", *flags(killed, seed=3), often)
+    assert ended.code == 0, ended.stderr
+    assert "Resuming at " in ended.stdout
+    assert results(whole) == results(killed)
+    assert results(whole)[-1]["env_steps"] > STEPS - 40
+    assert curve(whole, "learner/loss") == curve(killed, "learner/loss")
+    expected, found = variables(whole), variables(killed)
+    assert len(expected) > 20
+    assert any("moments" in name for name in expected)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, found[name], err_msg=name)
 
 
 @pytest.mark.parametrize("name", ["vpg_cartpole", "ppo_mountaincar"])
@@ -67,15 +71,3 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
             learn(parts, calls=1)
             found.append(weights(parts)["policy"][0])
     assert np.any(found[0] != found[1])
-
-
-def test_an_on_policy_run_resumes(tmp_path: Path) -> None:
-    flags = ["--hparams=ppo_cartpole", "--eval_episodes=1", "--test_episodes=1", f"--output_dir={tmp_path}"]
-    for steps in (2_500, 5_000):
-        ended = programs.run("binaries.train", *flags, f"--train_steps={steps}")
-        assert ended.code == 0, ended.stderr
-    assert "Resuming at 2,4" in ended.stdout
-    last = json.loads((tmp_path / "results.jsonl").read_text().splitlines()[-1])
-    # A rollout is 32 lanes x 32 steps: the one that the first run had begun is begun anew.
-    assert 4_900 < last["env_steps"] <= 5_000
-    assert last["updates"] == 4 * 10 * 4

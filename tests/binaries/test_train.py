@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from servers.checkpoint import Checkpoints, Unit
 from tests.binaries.conftest import Once
 from tests.binaries.programs import Ended, on_screen, run, running
+from tests.binaries.units import curve, results
 
 LANES = 8
 SETTINGS = (
@@ -63,11 +64,6 @@ def ends(train_steps: int) -> range:
 def updates_after(env_steps: int) -> int:
     """One update a step once there are 200 steps, eight at a time."""
     return (env_steps - 200) // 8 * 8
-
-
-def results(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "results.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def newest(folder: Path) -> Unit | None:
@@ -369,33 +365,41 @@ def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> 
     settings = ("Experiment.eval_period=250", "Experiment.checkpoint_period=0.1", "Learner.xla=False")
     told: list[str] = []
 
-    def check_goes_on(step: int, lines_before: int, text: str) -> None:
+    def check_goes_on(step: int, before: list[dict[str, Any]], text: str) -> None:
         told.append(f"from {step}:\n{text}")
         _, *said = text.partition("\nReplay: ")[2].splitlines()
         if said:
             assert said[0].startswith(f"Resuming at {step:,} environment steps from") == (step > 0), told
+            assert "new episodes" not in said[0]
         assert "damaged" not in text, told
-        after = [line["env_steps"] for line in results(folder)[lines_before:]]
-        assert after == sorted(after), told
-        assert all(env_steps > step for env_steps in after), told
+        lines = results(folder)
+        # What was reported after the checkpoint is reported anew, and only once.
+        kept = [line for line in before if line["env_steps"] <= step]
+        assert lines[: len(kept)] == kept
+        counts = [(line["env_steps"], line["kind"]) for line in lines]
+        assert counts == sorted(set(counts)), told
 
     for _ in range(3):
-        step, lines_before = steps_of(newest(folder)), len(results(folder))
+        step, before = steps_of(newest(folder)), results(folder)
         count = random.randint(0, 4)
         with running("binaries.train", *command(folder, 10**6, *settings)) as train:
             train.read_until(lambda text, count=count: text.partition("\nReplay: ")[2].count("\n") > count)
             train.process.kill()
             train.read_rest()
             assert train.process.wait() == -signal.SIGKILL
-        check_goes_on(step, lines_before, train.text)
+        check_goes_on(step, before, train.text)
 
-    step, lines_before = steps_of(newest(folder)), len(results(folder))
+    step, before = steps_of(newest(folder)), results(folder)
     ended = run("binaries.train", *command(folder, step + 300, *settings))
     assert (ended.code, ended.stderr) == (0, ""), told
-    check_goes_on(step, lines_before, ended.stdout)
+    check_goes_on(step, before, ended.stdout)
     assert results(folder)[-1]["kind"] == "test"
     assert results(folder)[-1]["env_steps"] in ends(step + 300)
     assert steps_of(newest(folder)) == results(folder)[-1]["env_steps"]
+    for writer, tag in [("train", "learner/loss"), ("eval", "episode_return")]:
+        points = [step for step, _ in curve(folder, tag, writer)]
+        assert len(points) >= 3
+        assert points == sorted(set(points))
 
 
 # Learning cannot go on.

@@ -146,7 +146,7 @@ def main(argv: list[str]) -> int:
     plan = Plan(command.flags["sys"], command.flags["tpu"])
     check_server(address, plan)
     learner = plan.learner(address)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.take()
     log.keep(folder.path / NATIVE_LOG)
     checkpoints = Checkpoints(folder.checkpoints, plan.experiment.kept_checkpoints, warn=print)
     unit = checkpoints.latest()

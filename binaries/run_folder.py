@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -10,12 +11,14 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from binaries.settings import Binding
 from pipeline.index import ROOT
 from pipeline.types import UserError
 
+LOCK = "lock"
+"""held by the process that runs here; it says which one that is"""
 RUN = "run.json"
 OPERATIVE = "operative_config.gin"
 NATIVE_LOG = "native.log"
@@ -47,13 +50,24 @@ class RunFolder:
             raise UserError("No folder was chosen for the run: add --output_dir=FOLDER.")
         self.path = Path(path).expanduser().absolute()
         self._settings = {name: repr(binding.value) for name, binding in settings.items()}
+        self._lock: IO[str] | None = None
         self._check_writable()
+        self._check_free()
         self._check_same_experiment()
 
     @property
     def checkpoints(self) -> Path:
         """Where the units of state are."""
         return self.path / "checkpoints"
+
+    def take(self) -> None:
+        """Makes the folder, which belongs to this process until it ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / LOCK).open("a+")
+        self._check_free(self._lock)
+        self._lock.truncate(0)
+        self._lock.write(f"{os.getpid()} on {platform.node()}")
+        self._lock.flush()
 
     def write(self, flags: Mapping[str, Any], operative_config: str) -> None:
         """Records what this run is: flags, settings, versions, git commit, operative configuration."""
@@ -90,6 +104,21 @@ class RunFolder:
                 pass
         except OSError as error:
             raise UserError(f"--output_dir={self.path} cannot be written ({error.strerror}).") from error
+
+    def _check_free(self, lock: IO[str] | None = None) -> None:
+        """Locks `lock`; without one, tries whether the folder's could be locked."""
+        if lock is None:
+            if (self.path / LOCK).exists():
+                with (self.path / LOCK).open("a+") as stream:
+                    self._check_free(stream)
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise UserError(
+                f"--output_dir={self.path} is in use by process {lock.read()}: wait for it, or choose another folder."
+            ) from error
 
     def _check_same_experiment(self) -> None:
         if not (self.path / RUN).exists():

@@ -240,7 +240,7 @@ def main(argv: list[str]) -> int:
     except UserError:
         parts.close()
         raise
-    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.take()
     log.keep(folder.path / NATIVE_LOG)
     operative = settings.operative()
     folder.write(command.flags, operative)

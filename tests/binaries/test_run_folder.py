@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from binaries.run_folder import RunFolder
 from binaries.settings import Binding
 from pipeline.index import ROOT
 from pipeline.types import UserError
-from tests.binaries.programs import contents
+from tests.binaries.programs import contents, environment
 
 SETTINGS = {"DQN.gamma": 0.9, "DQN.double": True, "Experiment.train_steps": 100}
 
@@ -119,3 +121,38 @@ def test_a_continued_run_replaces_the_record_and_adds_to_the_results(folder: Run
         {"kind": "eval", "env_steps": 100},
         {"kind": "test", "env_steps": 200},
     ]
+
+
+def test_a_folder_belongs_to_one_live_process(folder: RunFolder) -> None:
+    program = (
+        "import sys; from binaries.run_folder import RunFolder; folder = RunFolder(sys.argv[1], {}); folder.take();"
+        "print('taken', flush=True); sys.stdin.read()"
+    )
+    path = folder.path.with_name("other")
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment()
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "taken\n"
+        sentence = rf"other is in use by process {holder.pid} on {platform.node()}: wait for it, or choose another"
+        with pytest.raises(UserError, match=sentence):
+            RunFolder(str(path), {})
+        # One that was chosen while it was free.
+        late = RunFolder(str(folder.path), settings())
+        late.path = path
+        with pytest.raises(UserError, match=sentence):
+            late.take()
+        holder.kill()
+    late.take()
+    assert (path / "lock").read_text() == f"{os.getpid()} on {platform.node()}"
+
+
+def test_what_a_killed_run_had_reported_is_dropped(folder: RunFolder) -> None:
+    for steps in (10, 20, 20, 30):
+        folder.append_result(env_steps=steps)
+    with (folder.path / "results.jsonl").open("a") as stream:
+        stream.write('{"env_steps": 4')
+    folder.drop_results_after(20)
+    lines = (folder.path / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["env_steps"] for line in lines] == [10, 20, 20]

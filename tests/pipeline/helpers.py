@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -98,6 +99,12 @@ class Ones:
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         return np.ones(len(observation), np.int32), {LANE: self._lanes}
 
+    def core(self) -> tuple[()]:
+        return ()
+
+    def set_core(self, core: tuple[()]) -> None:
+        assert core == ()
+
 
 class Stream:
     """Lanes, actor and writer, connected to a server."""
@@ -124,13 +131,33 @@ class Stream:
         self.server = serve(memory.table(tables.TABLE, self.data, lanes, self.signature))
         self.address = f"localhost:{self.server.port}"
         self.client = reverb.Client(self.address)
-        if memory.on_policy:
-            self.writer = RolloutWriter(self.client, tables.TABLE, self.rows, lanes, n + 1)
+        self._scripts, self._n, self._period = scripts, n, period
+        self._start()
+        self._state = self.lanes.reset(0)
+
+    def _start(self) -> None:
+        """Makes what a process holds that acts."""
+        lanes = len(self._scripts)
+        self.lanes = Lanes([Scripted(*script) for script in self._scripts], together=self.data.whole_episodes)
+        if self.memory.on_policy:
+            self.writer = RolloutWriter(self.client, tables.TABLE, self.rows, lanes, self._n + 1)
         else:
-            self.writer = Writer(self.client, tables.TABLE, self.rows, lanes, n + 1, period, memory.blocks)
+            self.writer = Writer(
+                self.client, tables.TABLE, self.rows, lanes, self._n + 1, self._period, self.memory.blocks
+            )
         policy: Any = Ones(lanes)
         self.actor = Actor(policy, self.writer, self.lanes.action_spec, lanes, self.data)
-        self._state = self.lanes.reset(0)
+
+    def resume(self) -> None:
+        """Goes on with new lanes, actor and writer, from the state of those before: what a new process does."""
+        self.actor.flush()
+        saved = pickle.dumps((self.lanes.state(), self.actor.counters(), self.actor.state()))
+        self.writer.close()
+        self._start()
+        lanes, counters, acting = pickle.loads(saved)
+        self.lanes.restore(lanes)
+        self.actor.count_from(counters)
+        self._state = self.actor.restore(acting)
 
     def write(self, count: int, priorities: Sequence[float] | None = None, flush: bool = True) -> None:
         """Writes `count` rows of every lane; with `flush` the server holds their windows when it returns."""

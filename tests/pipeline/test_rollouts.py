@@ -61,6 +61,21 @@ def test_rollouts_hold_every_number_of_their_rows(serve: Serve, scripts: Sequenc
     assert stream.actor.rollouts == len(expected) >= 40 // (2 * n)
 
 
+@pytest.mark.parametrize("n", [1, 3, 8])
+@pytest.mark.parametrize("whole_episodes", [False, True])
+def test_a_resumed_stream_writes_the_same_rollouts(serve: Serve, n: int, whole_episodes: bool) -> None:
+    found = []
+    for resumes in (False, True):
+        stream = Stream(serve, Queue(), n=n, whole_episodes=whole_episodes)
+        for count in (2, 1, 14, 23):
+            stream.write(count)
+            if resumes:
+                stream.resume()
+        found.append((stream.stored(), stream.actor.counters(), stream.actor.finished))
+    assert found[0] == found[1]
+    assert len(found[0][0]) > 2
+
+
 @pytest.mark.parametrize("n", [1, 3, 4])
 def test_every_row_is_written_exactly_once_and_in_order(serve: Serve, n: int) -> None:
     stream = Stream(serve, Queue(), n=n)

@@ -52,6 +52,18 @@ def test_items_hold_every_number_of_their_rows(serve: Serve, memory: str, n: int
     assert stream.stored() == expected_items(SCRIPTS, n, period, 40, memory == "blocks")
 
 
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("period", [1, 2])
+@pytest.mark.parametrize("memory", ["blocks", "lanes"])
+def test_a_resumed_stream_writes_the_same_items(serve: Serve, memory: str, n: int, period: int) -> None:
+    stream = Stream(serve, MEMORIES[memory](), n=n, period=period)
+    for count in (2, 1, 14, 23):
+        stream.write(count)
+        stream.resume()
+    assert stream.stored() == expected_items(SCRIPTS, n, period, 40, memory == "blocks")
+    assert stream.actor.env_steps == sum(not row.last for s in SCRIPTS for row in islice(expected_rows(s, 0), 40))
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("lengths", [(1,), (1, 1, 2), (7,), (3, 1, 5)])
 def test_every_state_that_is_not_final_starts_exactly_one_window(

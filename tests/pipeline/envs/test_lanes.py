@@ -156,3 +156,33 @@ def test_closing_closes_every_lane() -> None:
     environments = [Nested() for _ in range(3)]
     Lanes(environments).close()
     assert all(environment.closed for environment in environments)
+
+
+@pytest.mark.parametrize("environment_id", ["CartPole-v1", "gymnasium:CartPole-v1", "Pendulum-v1"])
+def test_lanes_go_on_from_their_state(environment_id: str) -> None:
+    lanes, others = (Lanes.make(lambda: make(environment_id), 3) for _ in range(2))
+    lanes.reset(7)
+    spec = lanes.action_spec
+    if hasattr(spec, "num_values"):
+        action: Any = np.array([0, 1, 0], np.int32)
+    else:
+        action = np.ones((3, *spec.shape), np.float32)
+    for _ in range(25):
+        lanes.step(action)
+    state = lanes.state()
+    assert state is not None
+    others.restore(state)
+    # Far enough for new episodes, whose first states come from the generators.
+    for _ in range(250):
+        for one, other in zip(lanes.step(action), others.step(action), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_an_environment_whose_state_cannot_be_saved_says_so() -> None:
+    class Held(Scripted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.window = lambda: None  # what no library can pickle
+
+    assert Held().state() is None
+    assert Lanes([Scripted(), Held()]).state() is None

@@ -15,7 +15,9 @@ from pipeline.types import Nest
 class NoisyDense(tf.keras.layers.Layer):
     """y = (mu_w + sigma_w * noise_w) x + mu_b + sigma_b * noise_b, eq. 9; without a seed there is no noise.
 
-    Factorised (eqs. 10 and 11) or independent noise, with the initial weights of section 3.2.
+    Factorised (eqs. 10 and 11) or independent noise, with the initial weights of section 3.2. sigma_w and sigma_b are
+    `scale` times what is learnt: with Adam, whose steps have the size of the learning rate whatever the size of the
+    weight, sigmas learnt as they are would be gone after sigma / (learning rate) updates, and exploration with them.
     """
 
     def __init__(self, units: int, factorised: bool, sigma: float, gain: float = 1.0):
@@ -28,13 +30,12 @@ class NoisyDense(tf.keras.layers.Layer):
     def build(self, shape: Any) -> None:
         size = shape[-1]
         bound = self._gain * (1.0 / size if self._factorised else 3.0 / size) ** 0.5
-        sigma = self._sigma / size**0.5 if self._factorised else self._sigma
+        self.scale = self._sigma / size**0.5 if self._factorised else self._sigma
         uniform = lambda: tf.keras.initializers.RandomUniform(-bound, bound)  # noqa: E731
-        constant = tf.keras.initializers.Constant(sigma)
         self.mu_w = self.add_weight(name="mu_w", shape=[size, self._units], initializer=uniform())
         self.mu_b = self.add_weight(name="mu_b", shape=[self._units], initializer=uniform())
-        self.sigma_w = self.add_weight(name="sigma_w", shape=[size, self._units], initializer=constant)
-        self.sigma_b = self.add_weight(name="sigma_b", shape=[self._units], initializer=constant)
+        self.sigma_w = self.add_weight(name="sigma_w", shape=[size, self._units], initializer="ones")
+        self.sigma_b = self.add_weight(name="sigma_b", shape=[self._units], initializer="ones")
 
     def call(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: tf.Tensor, seed: tf.Tensor | None, each_row: bool
@@ -46,15 +47,16 @@ class NoisyDense(tf.keras.layers.Layer):
         rows: Any = tf.shape(x)[0] if each_row else 1
         size: Any = x.shape[-1]
         one, two = tf.unstack(tf.random.split(seed))
+        sigma_w, sigma_b = self.scale * self.sigma_w, self.scale * self.sigma_b
         if self._factorised:
             noise_in = _scaled(tf.random.stateless_normal([rows, size], one))
             noise_out = _scaled(tf.random.stateless_normal([rows, self._units], two))
-            return y + (tf.matmul(x * noise_in, self.sigma_w) + self.sigma_b) * noise_out
+            return y + (tf.matmul(x * noise_in, sigma_w) + sigma_b) * noise_out
         noise_w = tf.random.stateless_normal([rows, size, self._units], one)
         noise_b = tf.random.stateless_normal([rows, self._units], two)
         if not each_row:
-            return y + tf.matmul(x, self.sigma_w * noise_w[0]) + self.sigma_b * noise_b
-        return y + tf.einsum("bi,bio->bo", x, self.sigma_w * noise_w) + self.sigma_b * noise_b
+            return y + tf.matmul(x, sigma_w * noise_w[0]) + sigma_b * noise_b
+        return y + tf.einsum("bi,bio->bo", x, sigma_w * noise_w) + sigma_b * noise_b
 
 
 def _scaled(noise: tf.Tensor) -> tf.Tensor:

@@ -49,8 +49,8 @@ def numpy_output(made: Any, x: np.ndarray, seed: tf.Tensor, factorised: bool, ea
         noise_b = tf.random.stateless_normal([noises, UNITS], two).numpy()
     for row in range(ROWS):
         i = row if each_row else 0
-        weights = made.mu_w.numpy() + made.sigma_w.numpy() * noise_w[i]
-        bias = made.mu_b.numpy() + made.sigma_b.numpy() * noise_b[i]
+        weights = made.mu_w.numpy() + made.scale * made.sigma_w.numpy() * noise_w[i]
+        bias = made.mu_b.numpy() + made.scale * made.sigma_b.numpy() * noise_b[i]
         outputs.append(x[row] @ weights + bias)
     return np.array(outputs)
 
@@ -89,8 +89,8 @@ def test_initial_weights_are_the_papers(factorised: bool, sigma: float) -> None:
     for made, inputs in [(network._hidden[0], 16), (network._head, p)]:
         bound = (1 / inputs) ** 0.5 if factorised else (3 / inputs) ** 0.5
         initial_sigma = sigma / inputs**0.5 if factorised else sigma
-        assert np.all(made.sigma_w.numpy() == np.float32(initial_sigma))
-        assert np.all(made.sigma_b.numpy() == np.float32(initial_sigma))
+        for sigmas in (made.sigma_w, made.sigma_b):
+            np.testing.assert_allclose(made.scale * sigmas.numpy(), initial_sigma, rtol=1e-6)
         mu = np.concatenate([made.mu_w.numpy().ravel(), made.mu_b.numpy()])
         assert np.abs(mu).max() <= bound
         assert np.abs(mu).max() > 0.97 * bound

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-LINE_SECONDS = 10.0
+LINE_SECONDS = 60.0
 """seconds between two progress lines where they cannot overwrite each other"""
 
 
@@ -32,10 +32,11 @@ class NativeLog:
 
 
 class Progress:
-    """One line that shows how far the training is."""
+    """One line that shows how far the training is; nothing where it is to be `quiet`."""
 
-    def __init__(self, train_steps: int, env_steps: int, updates: int):
+    def __init__(self, train_steps: int, env_steps: int, updates: int, quiet: bool = False):
         self._train_steps = train_steps
+        self._quiet = quiet
         self._terminal = sys.stdout.isatty()
         self._width = 0
         self._mark = (time.monotonic(), env_steps, updates)
@@ -44,7 +45,7 @@ class Progress:
 
     def due(self) -> bool:
         """Whether it is time for the next line."""
-        return time.monotonic() - self._mark[0] >= (1.0 if self._terminal else LINE_SECONDS)
+        return not self._quiet and time.monotonic() - self._mark[0] >= (1.0 if self._terminal else LINE_SECONDS)
 
     def show(self, env_steps: int, updates: int, episode_return: float | None) -> None:
         """Shows the state of things now."""
@@ -66,6 +67,11 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Prints a line of its own."""
+        if not self._quiet:
+            self.warn(line)
+
+    def warn(self, line: str) -> None:
+        """Prints a line of its own that is never left out."""
         self.clear()
         print(line, flush=True)
 

@@ -33,6 +33,9 @@ flags.DEFINE_integer("train_steps", None, "environment steps of training", lower
 flags.DEFINE_integer("eval_episodes", None, "episodes of each evaluation during training", lower_bound=1)
 flags.DEFINE_integer("test_episodes", None, "episodes of the evaluation at the end", lower_bound=1)
 flags.DEFINE_integer("seed", None, "of parameters, actions and environments", lower_bound=0)
+flags.DEFINE_bool("training", True, "whether to train; False: the newest checkpoint is restored and tested")
+flags.DEFINE_bool("quiet", False, "print no progress: warnings and the results only")
+flags.DEFINE_bool("list", False, "print what there is to choose from, and end")
 flags.DEFINE_integer("port", 0, "the replay server's port; 0: any free one", lower_bound=0, upper_bound=65535)
 
 SETTINGS = {
@@ -59,7 +62,7 @@ def parse(argv: list[str]) -> Command:
         print("\n".join(f"--{name:<16} {FLAGS[name].help}" for name in _names()))
         sys.exit(0)
     try:
-        rest = FLAGS(argv)[1:]
+        rest = FLAGS(_joined(argv))[1:]
     except flags.UnrecognizedFlagError as error:
         known = FLAGS.flags_by_module_dict()[__name__] + FLAGS.flags_by_module_dict().get("__main__", [])
         raise UserError(
@@ -69,10 +72,13 @@ def parse(argv: list[str]) -> Command:
         raise UserError(f"{str(error).splitlines()[0].rstrip('.')}.") from error
     if rest:
         raise UserError(f"'{rest[0]}' is no flag: flags are written --name=value.")
-    if not FLAGS.hparams:
-        raise UserError("No hyper-parameters were chosen: add --hparams=NAME, for example --hparams=dqn_cartpole.")
     for module in FLAGS["import"].value or ():
         configs.add(index.add(module).parent)
+    if FLAGS.list:
+        print("\n".join(_choices()))
+        sys.exit(0)
+    if not FLAGS.hparams:
+        raise UserError("No hyper-parameters were chosen: add --hparams=NAME, for example --hparams=dqn_cartpole.")
     values = {f"Experiment.{field}={name}": FLAGS[name].value for name, field in SETTINGS.items()}
     merged = settings.read(
         FLAGS.hparams,
@@ -82,6 +88,43 @@ def parse(argv: list[str]) -> Command:
     experiment = Experiment(**{b.parameter: b.value for b in merged.values() if b.owner == "Experiment"})
     _check_experiment(experiment)
     return Command(merged, experiment, {name: FLAGS[name].value for name in _names()})
+
+
+def _joined(argv: list[str]) -> list[str]:
+    """The command line with --flag=False for the seed's --flag False, which absl would take for two things."""
+    joined: list[str] = []
+    for word in argv:
+        name = joined[-1].lstrip("-") if joined and joined[-1].startswith("--") else ""
+        if word.lower() in ("true", "false") and name in FLAGS and FLAGS[name].boolean:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _choices() -> list[str]:
+    """A line for each kind of thing that hyper-parameters name."""
+    kinds = {
+        "hparams": sorted(configs.names()),
+        "environments": [
+            *sorted(e.name for e in index.scan("pipeline.envs") if e.name != "gym"),
+            "any id of gym or gymnasium",
+        ],
+    }
+    places = {
+        "algorithms": "agents.algos",
+        "models": "agents.models",
+        "memories": "servers.memory",
+        "action functions": "agents.algos.act_select",
+        "gradient functions": "agents.algos.grad_comp",
+        "advantages": "agents.advantages",
+        "learning rates": "agents.lr_schedules",
+        "reward augmentations": "agents.reward_augmentation",
+    }
+    kinds |= {
+        kind: sorted(entry.name for entry in index.scan(package) if entry.name) for kind, package in places.items()
+    }
+    return [f"{kind:<21} {', '.join(names)}" for kind, names in kinds.items()]
 
 
 def _names() -> list[str]:

@@ -21,7 +21,7 @@ ACTING = "acting.pickle"
 class Run:
     """The seed's loop over lanes, and what surrounds it: evaluation, checkpoints, TensorBoard, progress."""
 
-    def __init__(self, parts: Parts, folder: RunFolder, checkpoints: Checkpoints, unit: Unit | None):
+    def __init__(self, parts: Parts, folder: RunFolder, checkpoints: Checkpoints, unit: Unit | None, quiet: bool):
         """Goes on from `unit`, whose replay contents the server has restored already."""
         from binaries.summaries import Summaries
 
@@ -37,6 +37,7 @@ class Run:
         self._logged = (time.monotonic(), 0, 0)
         self._returns: list[float] = []
         self._stop_signal: int | None = None
+        self._quiet = quiet
         self._progress: console.Progress
         self._state: Nest = None
         """of the environments, where a run resumes in the middle of their episodes"""
@@ -68,7 +69,7 @@ class Run:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         experiment, agent, environment = self._experiment, self._agent, self._parts.environment
-        self._progress = console.Progress(experiment.train_steps, self._steps, agent.learner.updates)
+        self._progress = console.Progress(experiment.train_steps, self._steps, agent.learner.updates, self._quiet)
         self._logged = (time.monotonic(), self._steps, agent.learner.updates)
         next_log = _next(self._steps, experiment.log_period)
         next_evaluation = _next(self._steps, experiment.eval_period)
@@ -164,7 +165,7 @@ class Run:
             raise
         except Exception as error:
             # A full disk is an OSError to Python only; TensorFlow and Reverb have errors of their own.
-            self._progress.say(f"WARNING: no checkpoint at {self._steps:,} steps ({error}); the one before stands.")
+            self._progress.warn(f"WARNING: no checkpoint at {self._steps:,} steps ({error}); the one before stands.")
         self._saved = time.monotonic()
 
     def _log(self) -> None:
@@ -226,14 +227,17 @@ def main(argv: list[str]) -> int:
         from servers.ports import check_port
 
         check_port(port)
+    checkpoints = Checkpoints(folder.checkpoints, command.experiment.kept_checkpoints, warn=print)
+    unit = checkpoints.latest()
+    training = command.flags["training"]
+    if not training and unit is None:
+        raise UserError(f"There is no checkpoint in {folder.checkpoints} to test: train first, with the same flags.")
     log = console.NativeLog()
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(command.experiment.threads)
     settings.apply(command.settings)
     plan = Plan(command.flags["sys"], command.flags["tpu"])
-    checkpoints = Checkpoints(folder.checkpoints, plan.experiment.kept_checkpoints, warn=print)
-    unit = checkpoints.latest()
     parts = plan.build(folder.checkpoints / "replay.new", port or None, None if unit is None else unit.path / "replay")
     try:
         settings.check_all_read(command.settings)
@@ -243,12 +247,17 @@ def main(argv: list[str]) -> int:
     folder.take()
     log.keep(folder.path / NATIVE_LOG)
     operative = settings.operative()
-    folder.write(command.flags, operative)
-    _show(command, folder, plan)
+    quiet = command.flags["quiet"]
+    if training:
+        folder.write(command.flags, operative)
+    if not quiet:
+        _show(command, folder, plan)
     try:
-        run = Run(parts, folder, checkpoints, unit)
+        run = Run(parts, folder, checkpoints, unit, quiet)
         run.show_settings_in_tensorboard(operative)
-        if run.train():
+        if not training:
+            run.test()
+        elif run.train():
             run.test()
             print(f"TensorBoard: ./run tensorboard --logdir={folder.path}\nCheckpoints: {folder.checkpoints}")
         else:

@@ -34,6 +34,10 @@ def override(*settings: str) -> list[str]:
 LIGHT = {
     "flag": Case([HPARAMS, NEW, "--train_step=5"], "There is no flag --train_step; did you mean train_steps"),
     "flag_without_value": Case([HPARAMS, NEW, "--seed"], "Missing value for flag --seed."),
+    "nothing_to_test": Case(
+        [HPARAMS, NEW, "--training", "False"],
+        "There is no checkpoint in {folder}/new/run/checkpoints to test: train first, with the same flags.",
+    ),
     "no_flag": Case([HPARAMS, NEW, "seed=3"], "'seed=3' is no flag: flags are written --name=value."),
     "sys": Case([HPARAMS, NEW, "--sys=gpu"], "flag --sys=gpu: value should be one of <local|tpu>."),
     "no_hparams": Case([NEW], "No hyper-parameters were chosen: add --hparams=NAME"),

@@ -74,9 +74,9 @@ def test_a_terminal_is_shown_the_progress_every_second(pass_time: Callable[[floa
         assert not progress.due()
 
 
-def test_a_file_is_given_a_line_every_ten_seconds(pass_time: Callable[[float], None]) -> None:
+def test_a_file_is_given_a_line_every_minute(pass_time: Callable[[float], None]) -> None:
     progress = console.Progress(100, 0, 0)
-    pass_time(9.9)
+    pass_time(59.9)
     assert not progress.due()
     pass_time(0.2)
     assert progress.due()
@@ -107,3 +107,14 @@ def test_a_cleared_terminal_has_room_for_what_follows(pass_time: Callable[[float
         progress.clear()
         print("done")
     assert on_screen(terminal.getvalue()) == ["done"]
+
+
+def test_quiet_progress_shows_warnings_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress = console.Progress(100, 0, 0, quiet=True)
+    monkeypatch.setattr(console.time, "monotonic", lambda: 1e9)
+    assert not progress.due()
+    progress.say("an evaluation")
+    progress.warn("a warning")
+    assert capsys.readouterr().out == "a warning\n"

@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from servers.checkpoint import Checkpoints, Unit
 from tests.binaries.conftest import Once
-from tests.binaries.programs import Ended, on_screen, run, running
+from tests.binaries.programs import Ended, contents, on_screen, run, running
 from tests.binaries.units import curve, results
 
 LANES = 8
@@ -355,6 +355,25 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_signal_stops_and_saves(
     assert whole.step > before
     assert whole.state["env_steps"] == whole.step
     assert replay_keys(whole) >= replay_keys(Unit(sound, before, {}, None))
+
+
+# The weights are frozen, in the seed's own words.
+
+
+def test_without_training_the_newest_checkpoint_is_tested_again(finished: tuple[Path, Ended], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    before, unit = results(folder), newest(folder)
+    assert unit is not None
+    files = contents(unit.path)
+    ended = run("binaries.train", *command(folder, STEPS), "--training", "False", "--quiet", "True")
+    assert (ended.code, ended.stderr) == (0, "")
+    resuming, *said = ended.stdout.splitlines()
+    assert resuming.startswith("Resuming at ")
+    assert said == [line for line in finished[1].stdout.splitlines() if "greedy episodes" in line]
+    assert results(folder) == [*before, before[-1]]
+    assert newest(folder) == unit
+    assert contents(unit.path) == files
 
 
 # The run is killed, whatever it is doing.

@@ -138,6 +138,19 @@ class RunFolder:
             )
 
 
+def recorded_command(folder: Path) -> list[str]:
+    """The flags of the run in `folder`, as a command line; raises UserError where there is no run."""
+    try:
+        flags: dict[str, Any] = json.loads((folder / RUN).read_text())["flags"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder} holds no run ({folder / RUN}: {error}).") from error
+    words = []
+    for name, value in flags.items():
+        if value is not None:
+            words += [f"--{name}={one}" for one in (value if isinstance(value, list) else [value])]
+    return words
+
+
 def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".new")
     temporary.write_text(text)

@@ -8,6 +8,7 @@ import numpy as np
 
 from agents.actor import Policy
 from agents.algos.algo import Algo
+from pipeline.envs.crashes import Crashes
 from pipeline.envs.environment import Done, Environment
 from pipeline.envs.lanes import Lanes
 from pipeline.types import Params
@@ -18,9 +19,20 @@ MAX_LANES = 100
 class Evaluator:
     """Plays whole episodes greedily."""
 
-    def __init__(self, algo: Algo, params: Params, make: Callable[[], Environment], episodes: int, seed: int):
-        """`episodes`: how many each evaluation plays; `seed`: of environments and actions."""
-        self._lanes = Lanes.make(make, min(episodes, MAX_LANES))
+    def __init__(
+        self,
+        algo: Algo,
+        params: Params,
+        make: Callable[[], Environment],
+        episodes: int,
+        seed: int,
+        crashes: Crashes | None = None,
+    ):
+        """`episodes`: how many each evaluation plays; `seed`: of environments and actions.
+
+        With `crashes` an episode ends where its environment fails; without, the failure is raised.
+        """
+        self._lanes = Lanes.make(make, min(episodes, MAX_LANES), crashes=crashes)
         self._policy = Policy(algo, params, self._lanes.observation_spec, len(self._lanes), seed, training=False)
         self._episodes = episodes
         self._seed = seed

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agents.algos.algo import Algo
     from agents.evaluator import Evaluator
     from agents.learner import Learner
+    from pipeline.envs.crashes import Crashes
     from pipeline.envs.environment import Environment
     from pipeline.envs.lanes import Lanes
 
@@ -52,6 +53,10 @@ class Experiment:
     """seconds between two checkpoints; one is also written with every best evaluation, and at the end"""
     kept_checkpoints: int = 3
     """the newest ones; the best is kept beside them"""
+    crash_rate: float = 0.001
+    """failures of environments an environment step that are borne; more of them end the run"""
+    step_timeout: float = 60.0
+    """seconds after which a step of all lanes counts as failed"""
     threads: int = 1
     """that share one TensorFlow operation: small networks lose more by handing work over than they win"""
 
@@ -69,6 +74,7 @@ class Parts:
     experiment: Experiment
     algo: Algo
     environment: Lanes | Environment
+    crashes: Crashes
     server: reverb.Server
     client: reverb.Client
     agent: Agent
@@ -98,6 +104,7 @@ class Plan:
         from agents.algos.registry import ALGOS
         from agents.learner import make_strategy
         from pipeline.dataset import check_divides
+        from pipeline.envs.crashes import Crashes
         from pipeline.envs.lanes import Lanes
         from pipeline.envs.make import make
         from servers import tables
@@ -112,7 +119,8 @@ class Plan:
         self.lanes = 1 if single else experiment.lanes
         maker = lambda: make(experiment.environment)  # noqa: E731
         together = self.data.whole_episodes
-        self.environment = maker() if single else Lanes.make(maker, self.lanes, together)
+        self.crashes = Crashes(maker, experiment.crash_rate, experiment.step_timeout)
+        self.environment = maker() if single else Lanes.make(maker, self.lanes, together, self.crashes)
         self.algo.check(self.environment.observation_spec, self.environment.action_spec)
         self.rows = make_rows(self.algo, self.environment.observation_spec, self.environment.action_spec)
         check_divides(self.data, self.memory, self.lanes, self.strategy.num_replicas_in_sync)
@@ -202,12 +210,13 @@ class Plan:
 
         def evaluator(episodes: int, salt: int) -> Evaluator:
             maker = lambda: make(experiment.environment)  # noqa: E731
-            return Evaluator(algo, learner.params, maker, episodes, experiment.seed + salt)
+            return Evaluator(algo, learner.params, maker, episodes, experiment.seed + salt, self.crashes)
 
         return Parts(
             experiment,
             algo,
             self.environment,
+            self.crashes,
             server,
             client,
             agent,

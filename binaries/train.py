@@ -185,6 +185,7 @@ class Run:
             "speed/updates_per_second": updates / seconds,
             "replay/updates_per_env_step": agent.learner.updates / self._steps,
             "memory/resident_megabytes": resident_megabytes(),
+            "environment/crashes": self._parts.crashes.count,
         }
         if agent.algo.data().batch_size:
             # An update from a whole rollout has no fixed number of samples.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tree
 
+from pipeline.envs.crashes import Crashes
 from pipeline.envs.environment import Done, Environment
 from pipeline.types import Nest
+
+Result = tuple[Nest, float, Done]
+"""state, reward and done of one lane"""
 
 
 class Lanes:
@@ -17,13 +22,18 @@ class Lanes:
 
     Each lane follows `Environment`: one vector step after its episode ended it stands at its next first state. With
     `together` a lane that ended waits at its final state, still done, until one vector step after all of them ended.
+
+    With `crashes` an environment that raises, hangs or gives what is not finite is made anew, and its episode is
+    truncated at the state before.
     """
 
-    def __init__(self, environments: Sequence[Environment], together: bool = False):
+    def __init__(self, environments: Sequence[Environment], together: bool = False, crashes: Crashes | None = None):
         self._environments = list(environments)
         self._together = together
-        self._latest: list[tuple[Nest, float, Done]] = []
-        """of lanes that may have to wait"""
+        self._crashes = crashes
+        self._steps = 0
+        self._latest: list[Result] = []
+        """what each lane gave last"""
         self.observation_spec = self._environments[0].observation_spec
         self.action_spec = self._environments[0].action_spec
         # One array each is the common case and needs no walk through a nest.
@@ -31,9 +41,11 @@ class Lanes:
         self._split = _split_nest if tree.is_nested(self.action_spec) else list
 
     @classmethod
-    def make(cls, maker: Callable[[], Environment], lanes: int, together: bool = False) -> Lanes:
+    def make(
+        cls, maker: Callable[[], Environment], lanes: int, together: bool = False, crashes: Crashes | None = None
+    ) -> Lanes:
         """`lanes` environments from `maker`."""
-        return cls([maker() for _ in range(lanes)], together)
+        return cls([maker() for _ in range(lanes)], together, crashes)
 
     def __len__(self) -> int:
         return len(self._environments)
@@ -43,23 +55,69 @@ class Lanes:
         seeds: Sequence[int | None] = [None] * len(self)
         if seed is not None:
             seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(len(self)) >> 1]
-        self._latest = []
-        return self._stack([e.reset(s) for e, s in zip(self._environments, seeds, strict=True)])
+        states = [self._begin(lane, own) for lane, own in enumerate(seeds)]
+        self._latest = [(state, 0.0, Done.NO) for state in states]
+        return self._stack(states)
+
+    def _begin(self, lane: int, seed: int | None) -> Nest:
+        """The lane's first state; an environment that fails is made anew until one begins."""
+        while True:
+            try:
+                return self._environments[lane].reset(seed)
+            except Exception as error:
+                if self._crashes is None:
+                    raise
+                self._renew(lane, error)
 
     def step(self, actions: Nest) -> tuple[Nest, np.ndarray, np.ndarray]:
         """Steps every lane with its action, [E, ...]."""
-        waiting = [bool(done) for _, _, done in self._latest]
-        if not any(waiting) or all(waiting):
-            results = [e.step(a) for e, a in zip(self._environments, self._split(actions), strict=True)]
+        if self._crashes is None:
+            results = self._results(lambda lane, action: self._environments[lane].step(action), actions)
         else:
-            results = [
-                (state, 0.0, done) if done else environment.step(action)
-                for environment, action, (state, _, done) in zip(
-                    self._environments, self._split(actions), self._latest, strict=True
-                )
-            ]
-        if self._together:
-            self._latest = results
+            with self._crashes.watch():
+                results = self._results(self._guarded, actions)
+        stepped = self._arrays(results)
+        if self._crashes is not None and not _is_finite(*stepped[:2]):
+            error = ValueError("its state or reward is not finite")
+            results = [r if _is_finite(*r[:2]) else self._failed(lane, error) for lane, r in enumerate(results)]
+            stepped = self._arrays(results)
+        self._steps += len(self)
+        self._latest = results
+        return stepped
+
+    def _results(self, advance: Callable[[int, Nest], Result], actions: Nest) -> list[Result]:
+        """One result for each lane: it advances, or waits for the others."""
+        waits = [self._together and bool(done) for _, _, done in self._latest]
+        if not any(waits) or all(waits):
+            return [advance(lane, action) for lane, action in enumerate(self._split(actions))]
+        return [
+            (state, 0.0, done) if wait else advance(lane, action)
+            for lane, (action, wait, (state, _, done)) in enumerate(
+                zip(self._split(actions), waits, self._latest, strict=True)
+            )
+        ]
+
+    def _guarded(self, lane: int, action: Nest) -> Result:
+        """The lane's step, or what stands for one that failed."""
+        try:
+            return self._environments[lane].step(action)
+        except Exception as error:
+            return self._failed(lane, error)
+
+    def _failed(self, lane: int, error: Exception) -> Result:
+        """What stands for a step that failed: the episode ends at the state before."""
+        self._renew(lane, error)
+        return self._latest[lane][0], 0.0, Done.TRUNCATED
+
+    def _renew(self, lane: int, error: Exception) -> None:
+        """Counts the failure and makes the lane's environment anew; it begins with its next step."""
+        assert self._crashes is not None
+        self._crashes.note(error, lane, self._steps)
+        with contextlib.suppress(Exception):
+            self._environments[lane].close()
+        self._environments[lane] = self._crashes.make()
+
+    def _arrays(self, results: Sequence[Result]) -> tuple[Nest, np.ndarray, np.ndarray]:
         states, rewards, dones = zip(*results, strict=True)
         return self._stack(states), np.array(rewards, np.float32), np.array(dones, np.int8)
 
@@ -85,6 +143,12 @@ class Lanes:
         """Closes every environment."""
         for environment in self._environments:
             environment.close()
+
+
+def _is_finite(state: Nest, reward: Any) -> bool:
+    return bool(np.isfinite(reward).all()) and all(
+        bool(np.isfinite(leaf).all()) for leaf in tree.flatten(state) if np.issubdtype(leaf.dtype, np.floating)
+    )
 
 
 def _stack_nests(nests: Sequence[Nest]) -> Nest:

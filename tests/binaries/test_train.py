@@ -357,6 +357,23 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_signal_stops_and_saves(
     assert replay_keys(whole) >= replay_keys(Unit(sound, before, {}, None))
 
 
+# Its environments fail.
+
+
+def test_a_run_outlives_environments_that_fail(tmp_path: Path) -> None:
+    settings = ("Experiment.crash_rate=0.1", "Experiment.step_timeout=0.5", "Learner.xla=False")
+    flags = ["--env=tests.pipeline.envs.flaky:FlakyCartPole-v0", *command(tmp_path, STEPS, *settings)]
+    ended = run("binaries.train", *flags)
+    assert ended.code == 0, ended.stderr
+    crashes = [count for _, count in curve(tmp_path, "environment/crashes")]
+    assert crashes == sorted(crashes)
+    assert crashes[-1] > 3
+    assert ended.stdout.count("its state or reward is not finite") == 1
+    few = run("binaries.train", *flags[:1], *command(tmp_path / "few", STEPS, "Experiment.crash_rate=0.0001"))
+    assert few.code == 1
+    assert few.stderr.startswith("train: Environments failed 4 times in ")
+
+
 # The weights are frozen, in the seed's own words.
 
 

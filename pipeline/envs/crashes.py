@@ -1,0 +1,73 @@
+"""What happens when an environment fails: it is counted, told once, and too much of it ends the run."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pipeline.envs.environment import Environment
+from pipeline.types import RunError
+
+FREE = 3
+"""crashes that any run may have"""
+
+
+class CrashError(RunError):
+    """Environments fail too often; the message holds the last one's own traceback."""
+
+
+class Hang(Exception):  # noqa: N818 it is what an environment did
+    """An environment did not come back from its step in time."""
+
+
+class Crashes:
+    """Counts the failures of a run's environments."""
+
+    def __init__(self, make: Callable[[], Environment], rate: float, timeout: float):
+        """`make` makes a new environment. `rate`: crashes an environment step that are borne.
+
+        `timeout`: seconds that one step of all lanes may take.
+        """
+        self.make = make
+        self._rate = rate
+        self._timeout = timeout
+        self._told: set[str] = set()
+        self.count = 0
+
+    def note(self, error: Exception, lane: int, steps: int) -> None:
+        """Counts `error`, of `lane` after `steps` environment steps; raises CrashError where it is too many."""
+        self.count += 1
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
+        if self.count > FREE + self._rate * steps:
+            text = "".join(traceback.format_exception(error))
+            raise CrashError(
+                f"Environments failed {self.count} times in {steps:,} steps, the last one in lane {lane}"
+                f" ({said}); Experiment.crash_rate is what is borne. Its own traceback:\n{text}"
+            ) from error
+        if said not in self._told:
+            self._told.add(said)
+            print(
+                f"WARNING: the environment of lane {lane} failed ({said}): its episode is cut there, and a new one is"
+                " made. Further ones are counted in TensorBoard.",
+                flush=True,
+            )
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Raises Hang in what goes on for longer than the timeout; in the main thread only, where signals arrive."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        signal.signal(signal.SIGALRM, _raise)
+        signal.setitimer(signal.ITIMER_REAL, self._timeout)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
+def _raise(number: int, frame: object) -> None:
+    raise Hang("it did not come back from its step in time")

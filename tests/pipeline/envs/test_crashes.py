@@ -1,0 +1,81 @@
+"""Environments that raise, hang, die or give nonsense cost an episode, and too many of them the run."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.envs.crashes import CrashError, Crashes
+from pipeline.envs.environment import Done
+from pipeline.envs.lanes import Lanes
+from pipeline.envs.scripted import Scripted
+from tests.pipeline.envs.flaky import Flaky
+
+ACTIONS = np.zeros(2, np.int32)
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    Flaky.plan, Flaky.made = [], 0
+
+
+def flaky_lanes(rate: float = 1.0, timeout: float = 0.3) -> tuple[Lanes, Crashes]:
+    """A lane that fails as planned beside one that never does."""
+    crashes = Crashes(Flaky, rate, timeout)
+    lanes = Lanes([Flaky(), Scripted((10**9,), (True,))], crashes=crashes)
+    lanes.reset(0)
+    return lanes, crashes
+
+
+@pytest.mark.parametrize("kind", ["raise", "hang", "nan", "dead"])
+def test_an_episode_is_cut_where_its_environment_fails(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lanes, crashes = flaky_lanes()
+    Flaky.plan = ["ok", "ok", kind]
+    begin = time.monotonic()
+    steps: list[Any] = [lanes.step(ACTIONS) for _ in range(6)]
+    assert time.monotonic() - begin < 5
+    states, rewards, dones = (np.stack([step[i] for step in steps]) for i in range(3))
+    # The state before the failure is the episode's last; then the new environment begins.
+    assert states[:, 0, 1].tolist() == [1, 2, 2, 0, 1, 2]
+    assert rewards[:, 0].tolist() == [1, 1, 0, 0, 1, 1]
+    assert dones[:, 0].tolist() == [Done.NO, Done.NO, Done.TRUNCATED, Done.NO, Done.NO, Done.NO]
+    assert states[:, 1, 1].tolist() == [1, 2, 3, 4, 5, 6]
+    assert not dones[:, 1].any()
+    assert (crashes.count, Flaky.made) == (1, 2)
+    assert capsys.readouterr().out.startswith("WARNING: the environment of lane 0 failed (")
+
+
+def test_each_kind_of_failure_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    lanes, crashes = flaky_lanes()
+    Flaky.plan = ["raise", "nan", "raise", "raise", "nan"]
+    for _ in range(20):
+        lanes.step(ACTIONS)
+    assert crashes.count == 5
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert "(RuntimeError: the simulator fell over)" in lines[0]
+    assert "(ValueError: its state or reward is not finite)" in lines[1]
+
+
+def test_too_many_failures_end_the_run_with_the_environments_own_traceback() -> None:
+    lanes, crashes = flaky_lanes(rate=1e-6)
+    Flaky.plan = ["raise"] * 4
+    # A step that fails, and one that begins the next episode.
+    for _ in range(6):
+        lanes.step(ACTIONS)
+    with pytest.raises(CrashError, match="Environments failed 4 times in 12 steps") as raised:
+        lanes.step(ACTIONS)
+    assert crashes.count == 4
+    assert "in fail" in str(raised.value)
+    assert "RuntimeError: the simulator fell over" in str(raised.value)
+
+
+def test_without_a_count_failures_are_raised() -> None:
+    lanes = Lanes([Flaky()])
+    lanes.reset(0)
+    Flaky.plan = ["raise"]
+    with pytest.raises(RuntimeError, match="the simulator fell over"):
+        lanes.step(ACTIONS[:1])

@@ -58,7 +58,7 @@ class Run:
             acting = pickle.loads((unit.path / ACTING).read_bytes())
             self._parts.environment.restore(acting["environment"])
             self._state = self._agent.actor.restore(acting["actor"])
-            self._returns = acting["returns"]
+            self._agent.metrics, self._returns = acting["metrics"], acting["returns"]
         else:
             episodes = ", with new episodes: this environment's state cannot be saved"
         self._saved_steps = self._evaluated_steps = unit.step
@@ -153,7 +153,12 @@ class Run:
             shutil.move(self._parts.client.checkpoint(), folder / "replay")
             environment = self._parts.environment.state()
             if environment is not None:
-                acting = {"environment": environment, "actor": self._agent.actor.state(), "returns": self._returns}
+                acting = {
+                    "environment": environment,
+                    "actor": self._agent.actor.state(),
+                    "metrics": self._agent.metrics,
+                    "returns": self._returns,
+                }
                 (folder / ACTING).write_bytes(pickle.dumps(acting))
             # What TensorBoard shows is as old as the newest checkpoint, or newer.
             self._summaries.flush()

@@ -25,9 +25,9 @@ def variables(folder: Path) -> dict[str, np.ndarray]:
 
 
 def curve(folder: Path, tag: str, writer: str = "train") -> list[tuple[int, float]]:
-    """The points of a TensorBoard scalar, in the order in which they lie in the files."""
+    """The points of a TensorBoard scalar, each as often as it lies in the files."""
     points = []
-    for path in sorted((folder / writer).glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns):
+    for path in sorted((folder / writer).glob("events.out.tfevents.*")):
         for record in tf.data.TFRecordDataset(str(path)):
             event: Any = event_pb2.Event()
             event.ParseFromString(record.numpy())

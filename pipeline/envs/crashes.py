@@ -35,16 +35,18 @@ class Crashes:
         self._rate = rate
         self._timeout = timeout
         self._told: set[str] = set()
+        self.steps = 0
+        """environment steps so far"""
         self.count = 0
 
-    def note(self, error: Exception, lane: int, steps: int) -> None:
-        """Counts `error`, of `lane` after `steps` environment steps; raises CrashError where it is too many."""
+    def note(self, error: Exception, lane: int) -> None:
+        """Counts `error`, of `lane`; raises CrashError where it is one too many."""
         self.count += 1
         said = f"{type(error).__name__}: {error}".rstrip(": ")
-        if self.count > FREE + self._rate * steps:
+        if self.count > FREE + self._rate * self.steps:
             text = "".join(traceback.format_exception(error))
             raise CrashError(
-                f"Environments failed {self.count} times in {steps:,} steps, the last one in lane {lane}"
+                f"Environments failed {self.count} times in {self.steps:,} steps, the last one in lane {lane}"
                 f" ({said}); Experiment.crash_rate is what is borne. Its own traceback:\n{text}"
             ) from error
         if said not in self._told:
@@ -56,8 +58,12 @@ class Crashes:
             )
 
     @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Raises Hang in what goes on for longer than the timeout; in the main thread only, where signals arrive."""
+    def watch(self, lanes: int) -> Iterator[None]:
+        """Surrounds a step of `lanes` environments; raises Hang in one that goes on for longer than the timeout.
+
+        In the main thread only, where signals arrive.
+        """
+        self.steps += lanes
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -29,6 +29,7 @@ def find(environment_id: str) -> tuple[str, str]:
     if prefix in LIBRARIES:
         libraries = (prefix,)
     elif prefix:
+        _silence_gym()
         try:
             importlib.import_module(prefix)
         except ImportError as error:
@@ -43,10 +44,13 @@ def find(environment_id: str) -> tuple[str, str]:
 
 
 def _library(name: str) -> Any:
-    if name == "gym":
-        # gym 0.23 prints a notice about its age on every import.
-        importlib.import_module("gym_notices.notices").notices.clear()
+    _silence_gym()
     return importlib.import_module(name)
+
+
+def _silence_gym() -> None:
+    """Keeps gym 0.23 from printing a notice about its age when it is imported."""
+    importlib.import_module("gym_notices.notices").notices.clear()
 
 
 def _ids(library: str) -> set[str]:

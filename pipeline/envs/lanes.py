@@ -31,7 +31,6 @@ class Lanes:
         self._environments = list(environments)
         self._together = together
         self._crashes = crashes
-        self._steps = 0
         self._latest: list[Result] = []
         """what each lane gave last"""
         self.observation_spec = self._environments[0].observation_spec
@@ -74,14 +73,13 @@ class Lanes:
         if self._crashes is None:
             results = self._results(lambda lane, action: self._environments[lane].step(action), actions)
         else:
-            with self._crashes.watch():
+            with self._crashes.watch(len(self)):
                 results = self._results(self._guarded, actions)
         stepped = self._arrays(results)
         if self._crashes is not None and not _is_finite(*stepped[:2]):
             error = ValueError("its state or reward is not finite")
             results = [r if _is_finite(*r[:2]) else self._failed(lane, error) for lane, r in enumerate(results)]
             stepped = self._arrays(results)
-        self._steps += len(self)
         self._latest = results
         return stepped
 
@@ -112,7 +110,7 @@ class Lanes:
     def _renew(self, lane: int, error: Exception) -> None:
         """Counts the failure and makes the lane's environment anew; it begins with its next step."""
         assert self._crashes is not None
-        self._crashes.note(error, lane, self._steps)
+        self._crashes.note(error, lane)
         with contextlib.suppress(Exception):
             self._environments[lane].close()
         self._environments[lane] = self._crashes.make()

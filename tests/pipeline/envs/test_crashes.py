@@ -66,7 +66,7 @@ def test_too_many_failures_end_the_run_with_the_environments_own_traceback() -> 
     # A step that fails, and one that begins the next episode.
     for _ in range(6):
         lanes.step(ACTIONS)
-    with pytest.raises(CrashError, match="Environments failed 4 times in 12 steps") as raised:
+    with pytest.raises(CrashError, match="Environments failed 4 times in 14 steps") as raised:
         lanes.step(ACTIONS)
     assert crashes.count == 4
     assert "in fail" in str(raised.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from typing import Any
 
 import dm_env.specs as specs
@@ -17,6 +18,8 @@ from pipeline.types import Data, Nest, Params, Step
 from pipeline.writer import RolloutWriter, Writer
 
 _COUNTERS = ("env_steps", "episodes", "rollouts")
+LATEST = 32
+"""steps of all lanes whose states and actions are kept to be shown"""
 _UNDER_WAY = ("finished", "_rows", "_extras", "_state", "_first", "_ended", "_returns", "_lengths")
 
 
@@ -108,6 +111,8 @@ class Actor:
         """rollouts written"""
         self.finished: list[tuple[float, int]] = []
         """return and length of the episodes that ended since someone emptied this list"""
+        self.latest: collections.deque[tuple[Nest, Nest]] = collections.deque(maxlen=LATEST)
+        """states [E, ...] and the actions [E, ...] that were taken in them"""
 
     def act(self, observation: Nest) -> Nest:
         """The actions [E, ...] for states [E, ...]."""
@@ -126,6 +131,7 @@ class Actor:
             self._cut(priority)
         live = ~self._ended
         reward = np.where(live, reward, 0).astype(np.float32)
+        self.latest.append((last_state, action))
         rollouts = isinstance(self._writer, RolloutWriter)
         # A rollout that would begin with LAST rows alone begins with the next.
         if not rollouts or self._rows or live.any():

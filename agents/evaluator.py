@@ -1,60 +1,52 @@
-"""Greedy evaluation in environments of its own."""
+"""Evaluation in environments of its own, with the same seeds every time."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 
 from agents.actor import Policy
 from agents.algos.algo import Algo
-from pipeline.envs.crashes import Crashes
-from pipeline.envs.environment import Done, Environment
-from pipeline.envs.lanes import Lanes
+from pipeline.envs.environment import Done
+from pipeline.envs.lanes import Lanes, episode_seeds
 from pipeline.types import Params
-
-MAX_LANES = 100
 
 
 class Evaluator:
-    """Plays whole episodes greedily."""
+    """Plays whole episodes, each with a seed of its own; learns nothing."""
 
-    def __init__(
-        self,
-        algo: Algo,
-        params: Params,
-        make: Callable[[], Environment],
-        episodes: int,
-        seed: int,
-        crashes: Crashes | None = None,
-    ):
-        """`episodes`: how many each evaluation plays; `seed`: of environments and actions.
+    def __init__(self, algo: Algo, params: Params, lanes: Lanes, episodes: int, seed: int, greedy: bool = True):
+        """`lanes` wait for each other (`together`). `episodes`: how many each evaluation plays.
 
-        With `crashes` an episode ends where its environment fails; without, the failure is raised.
+        `seed`: of environments and actions. Not `greedy`: actions are chosen as in training.
         """
-        self._lanes = Lanes.make(make, min(episodes, MAX_LANES), crashes=crashes)
-        self._policy = Policy(algo, params, self._lanes.observation_spec, len(self._lanes), seed, training=False)
-        self._episodes = episodes
-        self._seed = seed
+        self._lanes = lanes
+        self._policy = Policy(algo, params, lanes.observation_spec, len(lanes), seed, training=not greedy)
+        self._seeds = episode_seeds(seed, episodes)
 
-    def run(self) -> np.ndarray:
-        """The episodes' undiscounted returns, f64 [episodes]; the same seeds every time.
+    def run(self, env_steps: int = 0) -> np.ndarray:
+        """The episodes' undiscounted returns, f64 [episodes], in the order of their seeds.
 
-        Every lane plays its share to the end: taking the first episodes to finish would favour short ones.
+        `env_steps`: how far the training is, for exploration that depends on it. Every episode that began is played
+        to its end: taking the first to finish would favour short ones.
         """
         count = len(self._lanes)
-        share = np.full(count, self._episodes // count) + (np.arange(count) < self._episodes % count)
-        returns, total = [], np.zeros(count)
-        state = self._lanes.reset(self._seed)
-        first, ended = np.ones(count, bool), np.zeros(count, bool)
-        while share.any():
-            action, _ = self._policy(state, first, 0)
-            state, reward, done = self._lanes.step(action)
-            first, ended = ended, done != Done.NO
-            total += reward
-            for lane in np.flatnonzero(done):
-                if share[lane]:
-                    returns.append(total[lane])
-                    share[lane] -= 1
-                total[lane] = 0
+        self._policy.calls = 0
+        returns: list[float] = []
+        for begin in range(0, len(self._seeds), count):
+            seeds = self._seeds[begin : begin + count]
+            # Lanes of the last round that are left over repeat an episode, which is not counted.
+            returns += self._round([*seeds, *seeds[:1] * (count - len(seeds))], env_steps)[: len(seeds)]
         return np.array(returns)
+
+    def _round(self, seeds: list[int], env_steps: int) -> list[float]:
+        """An episode in every lane."""
+        total, over = np.zeros(len(seeds)), np.zeros(len(seeds), bool)
+        state, first = self._lanes.reset(seeds), ~over
+        while not over.all():
+            action, _ = self._policy(state, first, env_steps)
+            state, reward, done = self._lanes.step(action)
+            # A lane that is over waits, and earns nothing.
+            total += reward
+            over = done != Done.NO
+            first = np.zeros(len(seeds), bool)
+        return total.tolist()

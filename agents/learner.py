@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gin
+import numpy as np
 import reverb
 import tensorflow as tf
 import tree
@@ -139,6 +140,14 @@ class Learner:
             )
         self.max_priority = max(self.max_priority, metrics.get("priority_max", 1.0))
         return metrics
+
+    def gradient_means(self) -> dict[str, np.ndarray]:
+        """By parameter group, f32 [parameters]: the running means of gradients that Adam keeps."""
+        means = {
+            group: [slot.numpy().ravel() for slot in optimizer.variables if "/m/" in slot.name]
+            for group, optimizer in self._optimizers.items()
+        }
+        return {group: np.concatenate(slots) for group, slots in means.items() if slots}
 
     def next_draw(self) -> Draw:
         """The draw that the next `run` would have used."""

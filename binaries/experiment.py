@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +24,12 @@ if TYPE_CHECKING:
     from pipeline.envs.crashes import Crashes
     from pipeline.envs.environment import Environment
     from pipeline.envs.lanes import Lanes
+    from pipeline.envs.recorder import Videos
 
 SAMPLE_TIMEOUT_MS = 60_000
+EVALUATION_LANES = 100
+RECORDED_LANES = 4
+"""of the evaluation at the end where it is recorded: each has an encoder of its own"""
 
 
 @gin.register
@@ -47,8 +53,12 @@ class Experiment:
     """of each evaluation during training"""
     test_episodes: int = 100
     """of the evaluation at the end"""
+    eval_policy: str = "greedy"
+    """how evaluations act: 'greedy', or 'sampled' as in training"""
     log_period: int = 1_000
     """steps between two points in TensorBoard"""
+    distribution_period: int = 10_000
+    """steps between two histograms in TensorBoard"""
     checkpoint_period: float = 60.0
     """seconds between two checkpoints; one is also written with every best evaluation, and at the end"""
     kept_checkpoints: int = 3
@@ -57,6 +67,10 @@ class Experiment:
     """failures of environments an environment step that are borne; more of them end the run"""
     step_timeout: float = 60.0
     """seconds after which a step of all lanes counts as failed"""
+    record_period: int = 50
+    """with --record_video: episodes of the first lane from one video to the next in training"""
+    video_codec: str = "libx264"
+    """of the videos, ffmpeg's name; browsers play H.264"""
     threads: int = 1
     """that share one TensorFlow operation: small networks lose more by handing work over than they win"""
 
@@ -65,6 +79,18 @@ class Experiment:
         check_positive("Experiment", **{k: v for k, v in values.items() if isinstance(v, int | float) and k != "seed"})
         if not 0 <= self.seed < 2**31:
             raise UserError(f"Experiment.seed is {self.seed}: it must lie in [0, {2**31}).")
+        if self.eval_policy not in ("greedy", "sampled"):
+            raise UserError(f"Experiment.eval_policy is '{self.eval_policy}': it must be 'greedy' or 'sampled'.")
+
+    @property
+    def eval_seed(self) -> int:
+        """Of the evaluations during training."""
+        return self.seed + 1_000_000
+
+    @property
+    def test_seed(self) -> int:
+        """Of the evaluation at the end."""
+        return self.seed + 2_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,19 +120,21 @@ class Parts:
 class Plan:
     """An experiment whose classes are imported and whose settings are valid, before anything is started or written."""
 
-    def __init__(self, sys: str, tpu: str = "", single: bool = False):
+    def __init__(
+        self, sys: str, tpu: str = "", single: bool = False, videos: Videos | None = None, window: bool = False
+    ):
         """`sys`, `tpu`: where to learn, as the flags say. Everything else comes from gin.
 
-        With `single`, agent and environment are made for the seed's loop by hand: one environment, whose states and
-        actions have no leading dimension.
+        `videos`: where the first lane's episodes and those of the evaluation at the end are recorded. With `window`
+        they are shown instead. With `single`, agent and environment are made for the seed's loop by hand: one
+        environment, whose states and actions have no leading dimension.
         """
         from agents.actor import make_rows
         from agents.algos.registry import ALGOS
         from agents.learner import make_strategy
         from pipeline.dataset import check_divides
         from pipeline.envs.crashes import Crashes
-        from pipeline.envs.lanes import Lanes
-        from pipeline.envs.make import make
+        from pipeline.envs.recorder import check_pictures
         from servers import tables
         from servers.memory.registry import MEMORIES
 
@@ -117,15 +145,50 @@ class Plan:
         self.strategy = make_strategy(sys, tpu)
         self.single = single
         self.lanes = 1 if single else experiment.lanes
-        maker = lambda: make(experiment.environment)  # noqa: E731
-        together = self.data.whole_episodes
-        self.crashes = Crashes(maker, experiment.crash_rate, experiment.step_timeout)
-        self.environment = maker() if single else Lanes.make(maker, self.lanes, together, self.crashes)
+        self._videos = videos
+        self._window = window
+        self.crashes = Crashes(experiment.crash_rate, experiment.step_timeout)
+        if videos is not None or window:
+            check_pictures(self._maker("human" if window else "rgb_array"), window)
+        self.environment = self._training_environment()
         self.algo.check(self.environment.observation_spec, self.environment.action_spec)
         self.rows = make_rows(self.algo, self.environment.observation_spec, self.environment.action_spec)
         check_divides(self.data, self.memory, self.lanes, self.strategy.num_replicas_in_sync)
         self.replay_bytes = tables.budget(self.data, self.memory, self.rows, self.lanes)
         tables.check_budget(self.replay_bytes)
+
+    def _maker(self, render_mode: str | None = None) -> Callable[[], Environment]:
+        from pipeline.envs.make import make
+
+        return functools.partial(make, self.experiment.environment, render_mode)
+
+    def _seen(self, part: str, lane: int, lanes: int, period: int) -> Callable[[], Environment]:
+        """The maker of an environment that is recorded or shown, where the run asks for it."""
+        from pipeline.envs.recorder import Recorder
+
+        if self._videos is not None:
+            return functools.partial(Recorder, self._maker("rgb_array"), self._videos, part, lane, lanes, period)
+        return self._maker("human" if self._window else None)
+
+    def _training_environment(self) -> Lanes | Environment:
+        from pipeline.envs.lanes import Lanes
+
+        if self.single:
+            return self._maker()()
+        first = self._seen("train", 0, 1, self.experiment.record_period)
+        return Lanes([first, *[self._maker()] * (self.lanes - 1)], self.data.whole_episodes, self.crashes)
+
+    def _evaluation_lanes(self, episodes: int, seen: bool) -> Lanes:
+        from pipeline.envs.lanes import Lanes
+
+        makers = [self._maker()] * min(episodes, EVALUATION_LANES)
+        if seen and self._window:
+            makers = [self._seen("test", 0, 1, 1)]
+        elif seen and self._videos is not None:
+            # So that no round is left with lanes that have no episode of their own to play.
+            count = max(n for n in range(1, RECORDED_LANES + 1) if episodes % n == 0)
+            makers = [self._seen("test", lane, count, 1) for lane in range(count)]
+        return Lanes(makers, together=True, crashes=self.crashes)
 
     @property
     def windows(self) -> int:
@@ -189,7 +252,6 @@ class Plan:
         from agents.actor import Actor, Policy
         from agents.agent import Agent
         from agents.evaluator import Evaluator
-        from pipeline.envs.make import make
         from pipeline.writer import RolloutWriter, Writer
         from servers import tables
 
@@ -208,9 +270,12 @@ class Plan:
         actor = Actor(policy, writer, action_spec, lanes, data)
         agent = Agent(algo, actor, learner, None if self.single else lanes)
 
-        def evaluator(episodes: int, salt: int) -> Evaluator:
-            maker = lambda: make(experiment.environment)  # noqa: E731
-            return Evaluator(algo, learner.params, maker, episodes, experiment.seed + salt, self.crashes)
+        if self._videos is not None:
+            self._videos.env_steps = lambda: actor.env_steps
+
+        def evaluator(episodes: int, seed: int, seen: bool) -> Evaluator:
+            lanes = self._evaluation_lanes(episodes, seen)
+            return Evaluator(algo, learner.params, lanes, episodes, seed, experiment.eval_policy == "greedy")
 
         return Parts(
             experiment,
@@ -220,6 +285,6 @@ class Plan:
             server,
             client,
             agent,
-            evaluator=evaluator(experiment.eval_episodes, 1_000_000),
-            tester=evaluator(experiment.test_episodes, 2_000_000),
+            evaluator=evaluator(experiment.eval_episodes, experiment.eval_seed, seen=False),
+            tester=evaluator(experiment.test_episodes, experiment.test_seed, seen=True),
         )

@@ -34,6 +34,15 @@ flags.DEFINE_integer("eval_episodes", None, "episodes of each evaluation during 
 flags.DEFINE_integer("test_episodes", None, "episodes of the evaluation at the end", lower_bound=1)
 flags.DEFINE_integer("seed", None, "of parameters, actions and environments", lower_bound=0)
 flags.DEFINE_bool("training", True, "whether to train; False: the newest checkpoint is restored and tested")
+flags.DEFINE_bool(
+    "render", False, "show the first lane's episodes and the test's in a window; without a display, record them"
+)
+flags.DEFINE_bool(
+    "record_video", False, "write episodes of training, and all of the test, as .mp4 to OUTPUT_DIR/videos"
+)
+flags.DEFINE_string(
+    "profile", None, "START:STOP: profile between these environment steps, for TensorBoard's profile page"
+)
 flags.DEFINE_bool("quiet", False, "print no progress: warnings and the results only")
 flags.DEFINE_bool("list", False, "print what there is to choose from, and end")
 flags.DEFINE_integer("port", 0, "the replay server's port; 0: any free one", lower_bound=0, upper_bound=65535)

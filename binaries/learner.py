@@ -155,7 +155,7 @@ def main(argv: list[str]) -> int:
         learner.restored()
         print(f"Resuming at {learner.updates:,} updates from {unit.path}", flush=True)
     folder.write(command.flags, settings.operative())
-    loop = Loop(plan, learner, reverb.Client(address), Summaries(folder.path), checkpoints)
+    loop = Loop(plan, learner, reverb.Client(address), Summaries(folder.path, learner.updates), checkpoints)
     loop.run()
     print(f"{learner.updates:,} updates. Checkpoints: {folder.checkpoints}")
     return 0

@@ -32,6 +32,11 @@ MAY_CHANGE = {
         "eval_episodes",
         "test_episodes",
         "log_period",
+        "distribution_period",
+        "record_period",
+        "video_codec",
+        "crash_rate",
+        "step_timeout",
         "checkpoint_period",
         "kept_checkpoints",
         "threads",
@@ -59,6 +64,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Where the units of state are."""
         return self.path / "checkpoints"
+
+    @property
+    def videos(self) -> Path:
+        """Where recorded episodes are."""
+        return self.path / "videos"
 
     def take(self) -> None:
         """Makes the folder, which belongs to this process until it ends."""

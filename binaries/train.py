@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import signal
 import time
 from pathlib import Path
 
+import numpy as np
+import tree
+
 from binaries import console, flags, settings
 from binaries.experiment import Parts, Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder
+from pipeline.envs.recorder import Videos
 from pipeline.types import Nest, RunError, UserError
 from servers.checkpoint import Checkpoints, Unit
 
@@ -21,7 +26,17 @@ ACTING = "acting.pickle"
 class Run:
     """The seed's loop over lanes, and what surrounds it: evaluation, checkpoints, TensorBoard, progress."""
 
-    def __init__(self, parts: Parts, folder: RunFolder, checkpoints: Checkpoints, unit: Unit | None, quiet: bool):
+    def __init__(
+        self,
+        parts: Parts,
+        folder: RunFolder,
+        checkpoints: Checkpoints,
+        unit: Unit | None,
+        *,
+        quiet: bool,
+        videos: Videos | None,
+        profile: Profile | None,
+    ):
         """Goes on from `unit`, whose replay contents the server has restored already."""
         from binaries.summaries import Summaries
 
@@ -30,7 +45,9 @@ class Run:
         self._agent = parts.agent
         self._folder = folder
         self._checkpoints = checkpoints
-        self._summaries = Summaries(folder.path, None if unit is None else unit.step)
+        begin = 0 if unit is None else unit.step
+        folder.drop_results_after(begin)
+        self._summaries = Summaries(folder.path, begin)
         self._saved = time.monotonic()
         self._saved_steps: int | None = None
         self._evaluated_steps: int | None = None
@@ -38,6 +55,8 @@ class Run:
         self._returns: list[float] = []
         self._stop_signal: int | None = None
         self._quiet = quiet
+        self._videos = videos
+        self._profile = profile
         self._progress: console.Progress
         self._state: Nest = None
         """of the environments, where a run resumes in the middle of their episodes"""
@@ -49,7 +68,6 @@ class Run:
         return self._agent.actor.env_steps
 
     def _restore(self, unit: Unit) -> None:
-        self._folder.drop_results_after(unit.step)
         self._parts.checkpoint().read(str(unit.path / "learner")).assert_consumed()
         self._agent.learner.restored()
         self._agent.actor.count_from(unit.state)
@@ -72,6 +90,7 @@ class Run:
         self._progress = console.Progress(experiment.train_steps, self._steps, agent.learner.updates, self._quiet)
         self._logged = (time.monotonic(), self._steps, agent.learner.updates)
         next_log = _next(self._steps, experiment.log_period)
+        next_distributions = _next(self._steps, experiment.distribution_period)
         next_evaluation = _next(self._steps, experiment.eval_period)
         # New episodes of a resumed run have seeds that it has not used before.
         state = environment.reset(experiment.seed + self._steps) if self._state is None else self._state
@@ -85,17 +104,24 @@ class Run:
                 if self._steps >= next_log:
                     self._log()
                     next_log = _next(self._steps, experiment.log_period)
+                if self._steps >= next_distributions:
+                    self._log_distributions()
+                    next_distributions = _next(self._steps, experiment.distribution_period)
                 if self._steps >= next_evaluation:
                     self._evaluate()
                     next_evaluation = _next(self._steps, experiment.eval_period)
                 if time.monotonic() - self._saved > experiment.checkpoint_period:
                     self._save()
+                if self._profile is not None:
+                    self._profile.at(self._steps)
                 if self._progress.due():
                     self._progress.show(self._steps, agent.learner.updates, self._recent_return())
             if self._stop_signal is None and self._steps != self._evaluated_steps:
                 self._evaluate()
         finally:
             self._progress.clear()
+            if self._profile is not None:
+                self._profile.stop()
         if self._steps != self._saved_steps:
             # A second unit of these steps would replace the first, and lose the score of a best evaluation.
             self._save()
@@ -104,17 +130,21 @@ class Run:
 
     def test(self) -> None:
         """The evaluation at the end."""
-        returns = self._parts.tester.run()
+        returns = self._parts.tester.run(self._steps)
         self._report("test", returns)
+        self._show_videos()
+        self._summaries.flush()
         print(
             f"{self._experiment.environment} after {self._steps:,} steps:"
-            f" {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)} greedy episodes",
+            f" {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)}"
+            f" {self._experiment.eval_policy} episodes",
             flush=True,
         )
 
     def show_settings_in_tensorboard(self, operative: str) -> None:
-        """Adds the operative configuration as text."""
+        """Adds the operative configuration, as text and on the HParams page."""
         self._summaries.config(self._steps, operative)
+        self._summaries.hparams({b.name: b.value for b in settings.read_bindings(operative, OPERATIVE)})
 
     def _on_signal(self, number: int, frame: object) -> None:
         del frame
@@ -123,7 +153,7 @@ class Run:
 
     def _evaluate(self) -> None:
         self._evaluated_steps = self._steps
-        returns = self._parts.evaluator.run()
+        returns = self._parts.evaluator.run(self._steps)
         self._report("eval", returns)
         self._progress.say(
             f"evaluation at {self._steps:,} steps: {returns.mean():.1f} +- {returns.std():.1f}"
@@ -140,6 +170,8 @@ class Run:
             mean_return=float(returns.mean()),
             std_return=float(returns.std()),
             episodes=len(returns),
+            policy=self._experiment.eval_policy,
+            seed=self._experiment.eval_seed if kind == "eval" else self._experiment.test_seed,
         )
         name = "episode_return" if kind == "eval" else f"{kind}/episode_return"
         self._summaries.scalars("eval", self._steps, {name: returns.mean(), f"{name}_std": returns.std()})
@@ -201,13 +233,78 @@ class Run:
             values["episode_length"] = sum(length for _, length in finished) / len(finished)
         self._summaries.scalars("train", self._steps, values)
 
+    def _log_distributions(self) -> None:
+        agent = self._agent
+        states, actions = zip(*agent.actor.latest, strict=True)
+        values = {f"distribution/{n}": v for n, v in agent.algo.distributions(agent.learner.params, states[-1]).items()}
+        values |= {f"distribution/gradient/{n}": v for n, v in agent.learner.gradient_means().items()}
+        for path, leaf in tree.flatten_with_path(tree.map_structure(lambda *leaves: np.concatenate(leaves), *actions)):
+            values["/".join(["distribution/action", *map(str, path)])] = leaf
+        self._summaries.distributions("train", self._steps, values)
+        self._show_videos()
+
+    def _show_videos(self) -> None:
+        """Adds the new videos to TensorBoard: of those of one part at one step, the first."""
+        if self._videos is None:
+            return
+        new, self._videos.finished = self._videos.finished, []
+        for video in {(v.part, v.env_steps): v for v in reversed(new)}.values():
+            gif = self._videos.gif(video)
+            if gif:
+                writer = "train" if video.part == "train" else "eval"
+                self._summaries.gif(writer, video.env_steps, f"video/{video.part}", gif)
+
     def _recent_return(self) -> float | None:
         recent = [*self._returns, *(r for r, _ in self._agent.actor.finished)][-20:]
         return sum(recent) / len(recent) if recent else None
 
 
+class Profile:
+    """TensorFlow's profiler, between two environment steps; TensorBoard's profile page shows what it saw."""
+
+    def __init__(self, text: str, folder: Path):
+        """`text`: 'START:STOP'; raises UserError where it is not that."""
+        begin, _, end = text.partition(":")
+        if not (begin.isdecimal() and end.isdecimal() and int(begin) < int(end)):
+            raise UserError(f"--profile={text}: give two environment steps as START:STOP, for example 10000:12000.")
+        self._begin, self._end = int(begin), int(end)
+        self._folder = folder
+        self._on = False
+
+    def at(self, env_steps: int) -> None:
+        """Starts or stops it, if that is due."""
+        import tensorflow as tf
+
+        if not self._on and self._begin <= env_steps < self._end:
+            tf.profiler.experimental.start(str(self._folder))
+            self._on = True
+        elif env_steps >= self._end:
+            self.stop()
+
+    def stop(self) -> None:
+        """Ends it, if it is on."""
+        import tensorflow as tf
+
+        if self._on:
+            tf.profiler.experimental.stop()
+            self._on = False
+
+
 def _next(now: int, period: int) -> int:
     return (now // period + 1) * period
+
+
+def _viewing(command: flags.Command, folder: RunFolder) -> tuple[Videos | None, bool]:
+    """Where episodes are recorded, and whether they are shown in a window."""
+    render, record = command.flags["render"], command.flags["record_video"]
+    screen = bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    if render and record and screen:
+        raise UserError("--render shows episodes in a window and --record_video writes them to files: choose one.")
+    if record or (render and not screen):
+        if not record:
+            print(f"There is no display (DISPLAY is not set): episodes are recorded, in {folder.videos}.")
+        return Videos(folder.videos, command.experiment.video_codec), False
+    return None, render
 
 
 def _show(command: flags.Command, folder: RunFolder, plan: Plan) -> None:
@@ -238,12 +335,14 @@ def main(argv: list[str]) -> int:
     training = command.flags["training"]
     if not training and unit is None:
         raise UserError(f"There is no checkpoint in {folder.checkpoints} to test: train first, with the same flags.")
+    videos, window = _viewing(command, folder)
+    profile = Profile(command.flags["profile"], folder.path / "train") if command.flags["profile"] else None
     log = console.NativeLog()
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(command.experiment.threads)
     settings.apply(command.settings)
-    plan = Plan(command.flags["sys"], command.flags["tpu"])
+    plan = Plan(command.flags["sys"], command.flags["tpu"], videos=videos, window=window)
     parts = plan.build(folder.checkpoints / "replay.new", port or None, None if unit is None else unit.path / "replay")
     try:
         settings.check_all_read(command.settings)
@@ -252,6 +351,8 @@ def main(argv: list[str]) -> int:
         raise
     folder.take()
     log.keep(folder.path / NATIVE_LOG)
+    if videos is not None:
+        videos.start()
     operative = settings.operative()
     quiet = command.flags["quiet"]
     if training:
@@ -259,7 +360,7 @@ def main(argv: list[str]) -> int:
     if not quiet:
         _show(command, folder, plan)
     try:
-        run = Run(parts, folder, checkpoints, unit, quiet)
+        run = Run(parts, folder, checkpoints, unit, quiet=quiet, videos=videos, profile=profile)
         run.show_settings_in_tensorboard(operative)
         if not training:
             run.test()

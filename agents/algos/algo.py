@@ -124,6 +124,11 @@ class Algo(abc.ABC):
         del env_steps
         return {}
 
+    def distributions(self, params: Params, observation: Nest) -> dict[str, tf.Tensor]:
+        """What TensorBoard shows histograms of, for states [E, ...]: f32 of any shape each."""
+        del params, observation
+        return {}
+
     def compute_gradients(self, params: Params, batch: Batch) -> Update:
         """Gradients of `loss` for every parameter group, divided by the global batch."""
         with tf.GradientTape(persistent=True) as tape:

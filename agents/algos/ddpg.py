@@ -135,6 +135,9 @@ class DDPG(Algo):
     def acting_metrics(self, env_steps: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._act_select.metrics(env_steps)
 
+    def distributions(self, params: Params, observation: Nest) -> dict[str, tf.Tensor]:
+        return {"q": _value(params.online["actor"], params.online["critic"], observation)}
+
     def loss(self, params: Params, batch: Batch) -> Loss:
         steps = batch.steps  # [B, n + 1, ...]
         actor, critic = params.online["actor"], params.online["critic"]

@@ -107,6 +107,9 @@ class DQN(Algo):
     def acting_metrics(self, env_steps: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._act_select.metrics(env_steps)
 
+    def distributions(self, params: Params, observation: Nest) -> dict[str, tf.Tensor]:
+        return {"q": params.online["q"](observation)}
+
     def loss(self, params: Params, batch: Batch) -> Loss:
         steps = batch.steps  # [B, n + 1, ...]
         fold = n_step(steps.reward, steps.discount, steps.last, self._gamma)

@@ -137,6 +137,9 @@ class OnPolicy(Algo):
         rows = {"observation": batch.steps.observation, "return": batch.steps.extras["examples"].raw_return}
         return {name: tf.cast(rows[name], tf.float32) for name in params.moments}
 
+    def distributions(self, params: Params, observation: Nest) -> dict[str, tf.Tensor]:
+        return {} if self._value_model is None else {"value": self.value(params, observation)}
+
     def value(self, params: Params, observation: Nest) -> tf.Tensor:
         """The value function, [B, ...] -> [B] f32, in the unit that returns are learnt in."""
         return params.online["value"](self._seen(params, observation))[:, 0]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.envs.environment import Environment
 from pipeline.types import RunError
 
 FREE = 3
@@ -26,12 +25,11 @@ class Hang(Exception):  # noqa: N818 it is what an environment did
 class Crashes:
     """Counts the failures of a run's environments."""
 
-    def __init__(self, make: Callable[[], Environment], rate: float, timeout: float):
-        """`make` makes a new environment. `rate`: crashes an environment step that are borne.
+    def __init__(self, rate: float, timeout: float):
+        """`rate`: crashes an environment step that are borne.
 
         `timeout`: seconds that one step of all lanes may take.
         """
-        self.make = make
         self._rate = rate
         self._timeout = timeout
         self._told: set[str] = set()

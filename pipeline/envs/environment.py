@@ -6,12 +6,13 @@ import abc
 import enum
 import io
 import pickle
+import sys
 from typing import Any
 
 import numpy as np
 import tree
 
-from pipeline.types import Nest
+from pipeline.types import Nest, UserError
 
 
 class Done(enum.IntEnum):
@@ -35,6 +36,8 @@ class Environment(abc.ABC):
     """`dm_env.specs` of one state"""
     action_spec: Nest
     """`dm_env.specs` of one action"""
+    frame_rate: float = 30.0
+    """pictures a second at which it looks natural"""
     _ended = True
 
     def reset(self, seed: int | None = None) -> Nest:
@@ -49,6 +52,10 @@ class Environment(abc.ABC):
         state, reward, done = self._advance(action)
         self._ended = bool(done)
         return state, reward, done
+
+    def render(self) -> np.ndarray:
+        """A picture of its present state, u8 [height, width, 3]; raises UserError where it can give none."""
+        raise UserError(f"{type(self).__name__} has no pictures to record.")
 
     def state(self) -> bytes | None:
         """All that its next steps depend on; None where that cannot be had."""
@@ -77,8 +84,13 @@ class Environment(abc.ABC):
 
 class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
-        # gym 0.23's subclass cannot be read back with the numpy of today.
-        return (type(obj), (obj.bit_generator,)) if isinstance(obj, np.random.Generator) else NotImplemented
+        if isinstance(obj, np.random.Generator):
+            # gym 0.23's subclass cannot be read back with the numpy of today.
+            return type(obj), (obj.bit_generator,)
+        # What an environment is drawn with is no part of its state: without it, it makes another.
+        pygame = sys.modules.get("pygame")
+        drawing = pygame is not None and isinstance(obj, (pygame.Surface, pygame.time.Clock))
+        return (type(None), ()) if drawing else NotImplemented
 
 
 def action_kind(action_spec: Nest) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from typing import Any
 
 import dm_env.specs as specs
@@ -62,9 +63,16 @@ def _ids(library: str) -> set[str]:
 class GymEnvironment(Environment):
     """One environment of gym or gymnasium, with either's reset and step. Actions of a Box are clipped to its bounds."""
 
-    def __init__(self, environment_id: str):
+    def __init__(self, environment_id: str, render_mode: str | None = None):
+        """`render_mode`: 'rgb_array' to `render`, 'human' to show itself in a window; see `make`."""
         library, name = find(environment_id)
-        options = {"disable_env_checker": True} if library == "gymnasium" else {}
+        options: dict[str, Any] = {"disable_env_checker": True} if library == "gymnasium" else {}
+        if library == "gymnasium" and render_mode:
+            options["render_mode"] = render_mode
+        if render_mode == "rgb_array":
+            # A picture needs no screen, which gym 0.23 would open a window on, and no sound.
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+            os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
         try:
             self._environment = _library(library).make(name, **options)
         except (ImportError, AttributeError, _library(library).error.Error) as error:
@@ -84,6 +92,13 @@ class GymEnvironment(Environment):
         self._bounds = (space.low, space.high) if type(space).__name__ == "Box" else None
         self._discrete = isinstance(self.action_spec, specs.DiscreteArray)
         self._dtype = None if isinstance(self.observation_spec, dict | tuple) else self.observation_spec.dtype
+        metadata = self._environment.metadata
+        self.frame_rate = float(
+            metadata.get("render_fps") or metadata.get("video.frames_per_second") or self.frame_rate
+        )
+        # gym 0.23 is told with every picture, gymnasium once.
+        self._render_options = {"mode": "rgb_array"} if library == "gym" else {}
+        self._shows_by_hand = render_mode == "human" and library == "gym"
 
     def _begin(self, seed: int | None) -> Nest:
         if seed is None:
@@ -95,6 +110,7 @@ class GymEnvironment(Environment):
             result = self._environment.reset()
         # (state, info); a state may be a pair too.
         informed = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
+        self._show()
         return self._cast(result[0] if informed else result)
 
     def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
@@ -105,6 +121,7 @@ class GymEnvironment(Environment):
         elif self._bounds is not None:
             action = np.clip(action, *self._bounds)
         state, reward, *ending, info = self._environment.step(action)
+        self._show()
         if len(ending) == 2:
             terminated, truncated = ending
         else:
@@ -112,6 +129,19 @@ class GymEnvironment(Environment):
             terminated = ending[0] and not truncated
         done = Done.TERMINATED if terminated else Done.TRUNCATED if truncated else Done.NO
         return self._cast(state), float(reward), done
+
+    def _show(self) -> None:
+        if self._shows_by_hand:
+            self._environment.render()
+
+    def render(self) -> np.ndarray:
+        try:
+            frame = np.asarray(self._environment.render(**self._render_options))
+        except Exception as error:  # whatever a library raises that misses a screen or a driver
+            raise UserError(f"{self._environment.spec.id} cannot be drawn here ({error}).") from error
+        if frame.dtype != np.uint8 or frame.ndim != 3:
+            raise UserError(f"{self._environment.spec.id} has no pictures to record.")
+        return frame
 
     def state(self) -> bytes | None:
         # An EzPickle's pickle holds the arguments that it was made with, and nothing of its state.

@@ -27,8 +27,15 @@ class Lanes:
     truncated at the state before.
     """
 
-    def __init__(self, environments: Sequence[Environment], together: bool = False, crashes: Crashes | None = None):
-        self._environments = list(environments)
+    def __init__(
+        self,
+        makers: Sequence[Callable[[], Environment]],
+        together: bool = False,
+        crashes: Crashes | None = None,
+    ):
+        """`makers` makes each lane's environment."""
+        self._makers = list(makers)
+        self._environments = [make() for make in self._makers]
         self._together = together
         self._crashes = crashes
         self._latest: list[Result] = []
@@ -39,21 +46,14 @@ class Lanes:
         self._stack = _stack_nests if tree.is_nested(self.observation_spec) else self._stack_arrays
         self._split = _split_nest if tree.is_nested(self.action_spec) else list
 
-    @classmethod
-    def make(
-        cls, maker: Callable[[], Environment], lanes: int, together: bool = False, crashes: Crashes | None = None
-    ) -> Lanes:
-        """`lanes` environments from `maker`."""
-        return cls([maker() for _ in range(lanes)], together, crashes)
-
     def __len__(self) -> int:
         return len(self._environments)
 
-    def reset(self, seed: int | None = None) -> Nest:
-        """Starts an episode in every lane, each with a seed of its own drawn from `seed`."""
+    def reset(self, seed: int | Sequence[int] | None = None) -> Nest:
+        """Starts an episode in every lane, with `seed` of each, or with its own of those that one seed makes."""
         seeds: Sequence[int | None] = [None] * len(self)
         if seed is not None:
-            seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(len(self)) >> 1]
+            seeds = episode_seeds(seed, len(self)) if isinstance(seed, int) else seed
         states = [self._begin(lane, own) for lane, own in enumerate(seeds)]
         self._latest = [(state, 0.0, Done.NO) for state in states]
         return self._stack(states)
@@ -113,7 +113,7 @@ class Lanes:
         self._crashes.note(error, lane)
         with contextlib.suppress(Exception):
             self._environments[lane].close()
-        self._environments[lane] = self._crashes.make()
+        self._environments[lane] = self._makers[lane]()
 
     def _arrays(self, results: Sequence[Result]) -> tuple[Nest, np.ndarray, np.ndarray]:
         states, rewards, dones = zip(*results, strict=True)
@@ -141,6 +141,11 @@ class Lanes:
         """Closes every environment."""
         for environment in self._environments:
             environment.close()
+
+
+def episode_seeds(seed: int, count: int) -> list[int]:
+    """The first `count` of the seeds in [0, 2^31) that `seed` makes."""
+    return [int(own) for own in np.random.SeedSequence(seed).generate_state(count) >> 1]
 
 
 def _is_finite(state: Nest, reward: Any) -> bool:

@@ -248,7 +248,7 @@ def test_a_queue_that_gives_nothing_is_a_stall() -> None:
 def test_rollouts_are_learnt_from_by_the_policy_that_acted_in_them(
     serve: Callable[[reverb.Table], reverb.Server], algo: Any
 ) -> None:
-    data, lanes = algo.data(), Lanes.make(Scripted, E, together=algo.data().whole_episodes)
+    data, lanes = algo.data(), Lanes([Scripted] * E, together=algo.data().whole_episodes)
     rows, memory = make_rows(algo, lanes.observation_spec, lanes.action_spec), Queue()
     signature = tables.signature(rows, data.window, E)
     address = f"localhost:{serve(memory.table(tables.TABLE, data, E, signature)).port}"

@@ -12,7 +12,7 @@ from tests.binaries.units import curve
 
 @pytest.mark.parametrize("cut", [0, 1, 30], ids=["whole", "cut in the last record", "cut deep"])
 def test_points_after_the_checkpoint_are_taken_back_and_written_anew(cut: int, tmp_path: Path) -> None:
-    summaries = Summaries(tmp_path)
+    summaries = Summaries(tmp_path, env_steps=0)
     summaries.config(0, "a = 1")
     for step in (10, 20, 30, 40):
         summaries.scalars("train", step, {"loss": step / 10})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import dm_env.specs as specs
@@ -124,7 +125,7 @@ class Stream:
         lanes = len(scripts)
         self.memory = memory
         self.data = Data("", n + 1, batch_size, size, min_size=1, period=period, whole_episodes=whole_episodes)
-        self.lanes = Lanes([Scripted(*script) for script in scripts], together=whole_episodes)
+        self.lanes = Lanes([partial(Scripted, *script) for script in scripts], together=whole_episodes)
         extras = {LANE: specs.Array((), np.int32), AGE: specs.Array((), np.int32)}
         self.rows = Rows(self.lanes.observation_spec, self.lanes.action_spec, extras)
         self.signature = tables.signature(self.rows, n + 1, lanes if memory.blocks else None)
@@ -138,7 +139,7 @@ class Stream:
     def _start(self) -> None:
         """Makes what a process holds that acts."""
         lanes = len(self._scripts)
-        self.lanes = Lanes([Scripted(*script) for script in self._scripts], together=self.data.whole_episodes)
+        self.lanes = Lanes([partial(Scripted, *script) for script in self._scripts], together=self.data.whole_episodes)
         if self.memory.on_policy:
             self.writer = RolloutWriter(self.client, tables.TABLE, self.rows, lanes, self._n + 1)
         else:

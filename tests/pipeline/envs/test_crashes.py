@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,8 @@ def fresh() -> None:
 
 def flaky_lanes(rate: float = 1.0, timeout: float = 0.3) -> tuple[Lanes, Crashes]:
     """A lane that fails as planned beside one that never does."""
-    crashes = Crashes(Flaky, rate, timeout)
-    lanes = Lanes([Flaky(), Scripted((10**9,), (True,))], crashes=crashes)
+    crashes = Crashes(rate, timeout)
+    lanes = Lanes([Flaky, partial(Scripted, (10**9,), (True,))], crashes=crashes)
     lanes.reset(0)
     return lanes, crashes
 
@@ -74,7 +75,7 @@ def test_too_many_failures_end_the_run_with_the_environments_own_traceback() -> 
 
 
 def test_without_a_count_failures_are_raised() -> None:
-    lanes = Lanes([Flaky()])
+    lanes = Lanes([Flaky])
     lanes.reset(0)
     Flaky.plan = ["raise"]
     with pytest.raises(RuntimeError, match="the simulator fell over"):

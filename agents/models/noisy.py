@@ -18,6 +18,7 @@ class NoisyDense(tf.keras.layers.Layer):
     Factorised (eqs. 10 and 11) or independent noise, with the initial weights of section 3.2. sigma_w and sigma_b are
     `scale` times what is learnt: with Adam, whose steps have the size of the learning rate whatever the size of the
     weight, sigmas learnt as they are would be gone after sigma / (learning rate) updates, and exploration with them.
+    A layer whose `sigma` is 0 never has noise.
     """
 
     def __init__(self, units: int, factorised: bool, sigma: float, gain: float = 1.0):
@@ -34,6 +35,8 @@ class NoisyDense(tf.keras.layers.Layer):
         uniform = lambda: tf.keras.initializers.RandomUniform(-bound, bound)  # noqa: E731
         self.mu_w = self.add_weight(name="mu_w", shape=[size, self._units], initializer=uniform())
         self.mu_b = self.add_weight(name="mu_b", shape=[self._units], initializer=uniform())
+        if not self._sigma:
+            return
         self.sigma_w = self.add_weight(name="sigma_w", shape=[size, self._units], initializer="ones")
         self.sigma_b = self.add_weight(name="sigma_b", shape=[self._units], initializer="ones")
 
@@ -42,7 +45,7 @@ class NoisyDense(tf.keras.layers.Layer):
     ) -> tf.Tensor:
         """[B, size] -> [B, units]; one noise for all rows, or for `each_row` its own."""
         y = tf.matmul(x, self.mu_w) + self.mu_b
-        if seed is None:
+        if seed is None or not self._sigma:
             return y
         rows: Any = tf.shape(x)[0] if each_row else 1
         size: Any = x.shape[-1]
@@ -66,23 +69,29 @@ def _scaled(noise: tf.Tensor) -> tf.Tensor:
 
 @MODELS.register("noisy")
 class Noisy(tf.keras.Model):
-    """Noisy layers over the flattened observation, then a noisy head."""
+    """Layers without noise over the flattened observation, then noisy ones and a noisy head."""
 
     def __init__(
         self,
         outputs: int,
         head_gain: float = 1.0,
+        plain_sizes: tuple[int, ...] = (),
         hidden_sizes: tuple[int, ...] = (64, 64),
         activation: str = "relu",
         factorised: bool = True,
         sigma: float | None = None,
     ):
-        """`sigma`: the initial noise; by default the paper's sigma_0 of 0.5 with factorised, 0.017 with other noise."""
+        """`plain_sizes`: units of the layers without noise, where the paper has convolutions; `hidden_sizes`: with.
+
+        `sigma`: the initial noise; by default the paper's sigma_0 of 0.5 with factorised, 0.017 with other noise.
+        """
         super().__init__()
         sigma = (0.5 if factorised else 0.017) if sigma is None else sigma
         check_positive("Noisy", hidden_sizes=min(hidden_sizes, default=1), sigma=sigma, head_gain=head_gain)
+        check_positive("Noisy", plain_sizes=min(plain_sizes, default=1))
         check_activation("Noisy", activation)
-        self._hidden: list[Any] = [NoisyDense(size, factorised, sigma) for size in hidden_sizes]
+        sizes = [*((size, 0.0) for size in plain_sizes), *((size, sigma) for size in hidden_sizes)]
+        self._hidden: list[Any] = [NoisyDense(size, factorised, own) for size, own in sizes]
         self._activation: Any = tf.keras.activations.get(activation)
         self._head: Any = NoisyDense(outputs, factorised, sigma, head_gain)
 

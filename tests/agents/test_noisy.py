@@ -119,8 +119,22 @@ def test_the_network_gives_each_layer_noise_of_its_own() -> None:
     assert len({tuple(seed.numpy()) for seed in seeds}) == 3
 
 
+def test_plain_layers_have_no_noise() -> None:
+    network: Any = Noisy(UNITS, plain_sizes=(7,), hidden_sizes=(SIZE,))
+    x = tf.random.stateless_normal([ROWS, 4], (1, 2))
+    output = network(x, SEED)
+    plain, noisy = network._hidden
+    assert len(plain.variables) == 2
+    assert len(network.variables) == 10
+    hidden = tf.nn.relu(x @ plain.mu_w + plain.mu_b)
+    hidden = tf.nn.relu(noisy(hidden, tf.random.split(SEED, 3)[1], False))
+    np.testing.assert_allclose(output, network._head(hidden, tf.random.split(SEED, 3)[2], False), rtol=1e-5)
+    assert not np.allclose(output, network(x, None))
+
+
 @pytest.mark.parametrize(
-    "settings", [{"sigma": 0.0}, {"head_gain": -1.0}, {"hidden_sizes": (4, 0)}, {"activation": "rlu"}]
+    "settings",
+    [{"sigma": 0.0}, {"head_gain": -1.0}, {"hidden_sizes": (4, 0)}, {"plain_sizes": (0,)}, {"activation": "rlu"}],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"Noisy\.{next(iter(settings))} is "):

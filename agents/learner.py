@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gin
@@ -18,6 +19,8 @@ from pipeline.dataset import Draw
 from pipeline.types import Batch, Nest, RunError, Step
 from servers.memory.memory import Memory
 
+TPU_DEVICE = Path("/dev/accel0")
+"""what a TPU virtual machine has"""
 AGE = "env_steps"
 """the row extra that says at how many environment steps it was written"""
 
@@ -346,8 +349,10 @@ def make_strategy(sys: str, tpu: str = "") -> tf.distribute.Strategy:
     """The strategy that --sys asks for.
 
     'local': one device, or all GPUs where there are several. 'tpu': the TPU named `tpu`, through tf-agents'
-    resolver; this branch has not been run on a TPU.
+    resolver; this branch has not been run on a TPU. 'gcp': a Google Cloud machine's own TPU, or as 'local'.
     """
+    if sys == "gcp":
+        sys, tpu = ("tpu", "local") if TPU_DEVICE.exists() else ("local", "")
     if sys == "tpu":
         from tf_agents.train.utils import strategy_utils
 

@@ -7,10 +7,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 LINE_SECONDS = 60.0
 """seconds between two progress lines where they cannot overwrite each other"""
+BAR = 20
+"""characters of a bar"""
 
 
 class NativeLog:
@@ -31,34 +33,22 @@ class NativeLog:
             log.write(self._caught.read())
 
 
-class Progress:
-    """One line that shows how far the training is; nothing where it is to be `quiet`."""
+class Status:
+    """One line that shows how things stand; nothing where it is to be `quiet`."""
 
-    def __init__(self, train_steps: int, env_steps: int, updates: int, quiet: bool = False):
-        self._train_steps = train_steps
+    def __init__(self, quiet: bool = False):
         self._quiet = quiet
         self._terminal = sys.stdout.isatty()
         self._width = 0
-        self._mark = (time.monotonic(), env_steps, updates)
-        self.rates = (0.0, 0.0)
-        """environment steps and updates a second, between the latest two lines"""
+        self._shown = time.monotonic()
 
     def due(self) -> bool:
         """Whether it is time for the next line."""
-        return not self._quiet and time.monotonic() - self._mark[0] >= (1.0 if self._terminal else LINE_SECONDS)
+        return not self._quiet and time.monotonic() - self._shown >= (1.0 if self._terminal else LINE_SECONDS)
 
-    def show(self, env_steps: int, updates: int, episode_return: float | None) -> None:
-        """Shows the state of things now."""
-        now = time.monotonic()
-        seconds = max(now - self._mark[0], 1e-9)
-        self.rates = ((env_steps - self._mark[1]) / seconds, (updates - self._mark[2]) / seconds)
-        self._mark = (now, env_steps, updates)
-        left = (self._train_steps - env_steps) / self.rates[0] if self.rates[0] > 0 else float("inf")
-        line = (
-            f"{env_steps:,} of {self._train_steps:,} steps | {updates:,} updates"
-            f" | return {'-' if episode_return is None else f'{episode_return:.1f}'}"
-            f" | {self.rates[0]:,.0f} steps/s | {self.rates[1]:,.0f} updates/s | {_duration(left)} left"
-        )
+    def line(self, line: str) -> None:
+        """Shows `line`, on a terminal in place of the one before."""
+        self._shown = time.monotonic()
         if self._terminal:
             print(f"\r{line:<{self._width}}", end="", flush=True)
             self._width = len(line)
@@ -76,14 +66,59 @@ class Progress:
         print(line, flush=True)
 
     def clear(self) -> None:
-        """Takes the progress off a terminal's line, for what follows it."""
+        """Takes the status off a terminal's line, for what follows it."""
         if self._width:
             print(f"\r{'':<{self._width}}\r", end="", flush=True)
             self._width = 0
 
 
-def _duration(seconds: float) -> str:
-    if seconds == float("inf"):
+class Progress(Status):
+    """The status of one training."""
+
+    def __init__(self, train_steps: int, env_steps: int, updates: int, quiet: bool = False):
+        super().__init__(quiet)
+        self._train_steps = train_steps
+        self._mark = (time.monotonic(), env_steps, updates)
+
+    def now(self, env_steps: int, updates: int, episode_return: float | None) -> dict[str, float | None]:
+        """The state of things, with rates a second since the latest line; None is what is not known yet."""
+        seconds = max(time.monotonic() - self._mark[0], 1e-9)
+        rate = (env_steps - self._mark[1]) / seconds
+        return {
+            "env_steps": env_steps,
+            "updates": updates,
+            "episode_return": episode_return,
+            "env_steps_per_second": rate,
+            "updates_per_second": (updates - self._mark[2]) / seconds,
+            "seconds_left": (self._train_steps - env_steps) / rate if rate > 0 else None,
+        }
+
+    def show(self, env_steps: int, updates: int, episode_return: float | None) -> None:
+        """Shows the state of things now."""
+        now: Any = self.now(env_steps, updates, episode_return)
+        self._mark = (time.monotonic(), env_steps, updates)
+        line = (
+            f"{env_steps:,} of {self._train_steps:,} steps | {updates:,} updates | return {number(episode_return)}"
+            f" | {now['env_steps_per_second']:,.0f} steps/s | {now['updates_per_second']:,.0f} updates/s"
+            f" | {duration(now['seconds_left'])} left"
+        )
+        self.line(f"{bar(env_steps / self._train_steps)} {line}" if self._terminal else line)
+
+
+def bar(fraction: float) -> str:
+    """How much of something is done."""
+    full = round(BAR * min(fraction, 1.0))
+    return f"[{'#' * full}{'.' * (BAR - full)}] {min(fraction, 1.0):.0%}"
+
+
+def number(value: float | None) -> str:
+    """A return, or a dash where it is not known yet."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Hours, minutes and seconds, or a dash where they are not known yet."""
+    if seconds is None:
         return "-"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -63,6 +63,8 @@ class Experiment:
     """seconds between two checkpoints; one is also written with every best evaluation, and at the end"""
     kept_checkpoints: int = 3
     """the newest ones; the best is kept beside them"""
+    stop_when_unsaved: bool = False
+    """whether a checkpoint that cannot be written, on a full disk for example, ends the run"""
     crash_rate: float = 0.001
     """failures of environments an environment step that are borne; more of them end the run"""
     step_timeout: float = 60.0
@@ -75,8 +77,8 @@ class Experiment:
     """that share one TensorFlow operation: small networks lose more by handing work over than they win"""
 
     def __post_init__(self) -> None:
-        values = dataclasses.asdict(self)
-        check_positive("Experiment", **{k: v for k, v in values.items() if isinstance(v, int | float) and k != "seed"})
+        numbers = {k: v for k, v in dataclasses.asdict(self).items() if type(v) in (int, float) and k != "seed"}
+        check_positive("Experiment", **numbers)
         if not 0 <= self.seed < 2**31:
             raise UserError(f"Experiment.seed is {self.seed}: it must lie in [0, {2**31}).")
         if self.eval_policy not in ("greedy", "sampled"):

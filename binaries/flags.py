@@ -19,8 +19,8 @@ from pipeline.envs.make import make
 from pipeline.types import RunError, UserError
 
 FLAGS = flags.FLAGS
-
-flags.DEFINE_enum("sys", "local", ["local", "tpu"], "where to learn: this machine's CPU or GPUs, or a TPU")
+SYS = "where to learn: this machine's CPU or GPUs; a TPU; a Google Cloud machine's TPU, if it has one"
+flags.DEFINE_enum("sys", "local", ["local", "tpu", "gcp"], SYS)
 flags.DEFINE_string("tpu", "", "the TPU's name, with --sys=tpu")
 flags.DEFINE_string("hparams", None, "the hyper-parameters: names in configs/, joined by - (later ones win)")
 flags.DEFINE_multi_string("hparam_override", [], "settings, e.g. DQN.learning_rate=1e-3; repeated, or joined by ;")
@@ -34,6 +34,9 @@ flags.DEFINE_integer("eval_episodes", None, "episodes of each evaluation during 
 flags.DEFINE_integer("test_episodes", None, "episodes of the evaluation at the end", lower_bound=1)
 flags.DEFINE_integer("seed", None, "of parameters, actions and environments", lower_bound=0)
 flags.DEFINE_bool("training", True, "whether to train; False: the newest checkpoint is restored and tested")
+flags.DEFINE_integer(
+    "copies", None, "independent runs, in OUTPUT_DIR/run_0 and so on, with seeds of their own", lower_bound=1
+)
 flags.DEFINE_bool(
     "render", False, "show the first lane's episodes and the test's in a window; without a display, record them"
 )
@@ -47,6 +50,13 @@ flags.DEFINE_bool("quiet", False, "print no progress: warnings and the results o
 flags.DEFINE_bool("list", False, "print what there is to choose from, and end")
 flags.DEFINE_integer("port", 0, "the replay server's port; 0: any free one", lower_bound=0, upper_bound=65535)
 
+GROUPS = {
+    "What to run": ("hparams", "hparam_override", "env", "import", "seed", "list"),
+    "For how long": ("train_steps", "eval_episodes", "test_episodes"),
+    "What to do": ("training", "copies", "render", "record_video", "profile", "quiet"),
+    "Where": ("sys", "tpu", "output_dir", "port"),
+}
+"""the flags as --help shows them"""
 SETTINGS = {
     "env": "environment",
     "train_steps": "train_steps",
@@ -68,7 +78,7 @@ class Command(NamedTuple):
 def parse(argv: list[str]) -> Command:
     """Reads the command line and everything it names; raises UserError before TensorFlow is imported."""
     if {"--help", "-h"} & set(argv):
-        print("\n".join(f"--{name:<16} {FLAGS[name].help}" for name in _names()))
+        print("\n".join(_help()))
         sys.exit(0)
     try:
         rest = FLAGS(_joined(argv))[1:]
@@ -97,6 +107,16 @@ def parse(argv: list[str]) -> Command:
     experiment = Experiment(**{b.parameter: b.value for b in merged.values() if b.owner == "Experiment"})
     _check_experiment(experiment)
     return Command(merged, experiment, {name: FLAGS[name].value for name in _names()})
+
+
+def _help() -> list[str]:
+    own = tuple(flag.name for flag in FLAGS.get_key_flags_for_module(sys.argv[0]))
+    lines: list[str] = []
+    for title, names in {**GROUPS, "This program": own}.items():
+        # absl adds a line to the help of flags that may be repeated.
+        said = [(name, (FLAGS[name].help or "").partition(";\n")[0]) for name in names]
+        lines += [f"{title}:", *(f"  --{name:<16} {text}" for name, text in said), ""] if said else []
+    return lines[:-1]
 
 
 def _joined(argv: list[str]) -> list[str]:

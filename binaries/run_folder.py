@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from binaries.experiment import Experiment
 from binaries.settings import Binding
 from pipeline.index import ROOT
 from pipeline.types import UserError
@@ -23,6 +24,8 @@ RUN = "run.json"
 OPERATIVE = "operative_config.gin"
 NATIVE_LOG = "native.log"
 RESULTS = "results.jsonl"
+PROGRESS = "progress.json"
+"""how far the run is; written every second"""
 
 MAY_CHANGE = {
     f"Experiment.{name}"
@@ -39,6 +42,7 @@ MAY_CHANGE = {
         "step_timeout",
         "checkpoint_period",
         "kept_checkpoints",
+        "stop_when_unsaved",
         "threads",
     )
 }
@@ -90,6 +94,10 @@ class RunFolder:
         }
         _replace(self.path / OPERATIVE, operative_config)
         _replace(self.path / RUN, json.dumps(record, indent=1) + "\n")
+
+    def write_progress(self, now: Mapping[str, float | None]) -> None:
+        """Says how far the run is, for whoever watches it from outside."""
+        _replace(self.path / PROGRESS, json.dumps(now))
 
     def append_result(self, **result: Any) -> None:
         """Adds one line to results.jsonl."""
@@ -148,17 +156,36 @@ class RunFolder:
             )
 
 
+def command_line(flags: Mapping[str, Any]) -> list[str]:
+    """The words that set `flags`."""
+    given = {name: value if isinstance(value, list) else [value] for name, value in flags.items() if value is not None}
+    return [f"--{name}={value}" for name, values in given.items() for value in values]
+
+
+def read_progress(folder: Path) -> dict[str, Any] | None:
+    """How far the run in `folder` is, as `Progress.now` has it; None where it has not said so yet."""
+    try:
+        return json.loads((folder / PROGRESS).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def is_finished(folder: Path, experiment: Experiment) -> bool:
+    """Whether the run in `folder` trained to the end of `experiment` and was tested there."""
+    try:
+        last = json.loads((folder / RESULTS).read_text().splitlines()[-1])
+    except (OSError, ValueError, IndexError):
+        return False
+    return last["kind"] == "test" and last["env_steps"] + experiment.lanes > experiment.train_steps
+
+
 def recorded_command(folder: Path) -> list[str]:
     """The flags of the run in `folder`, as a command line; raises UserError where there is no run."""
     try:
         flags: dict[str, Any] = json.loads((folder / RUN).read_text())["flags"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder} holds no run ({folder / RUN}: {error}).") from error
-    words = []
-    for name, value in flags.items():
-        if value is not None:
-            words += [f"--{name}={one}" for one in (value if isinstance(value, list) else [value])]
-    return words
+    return command_line(flags)
 
 
 def _replace(path: Path, text: str) -> None:

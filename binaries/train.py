@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import tree
 
-from binaries import console, flags, settings
+from binaries import console, copies, flags, report, settings
 from binaries.experiment import Parts, Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder
 from pipeline.envs.recorder import Videos
@@ -48,7 +48,7 @@ class Run:
         begin = 0 if unit is None else unit.step
         folder.drop_results_after(begin)
         self._summaries = Summaries(folder.path, begin)
-        self._saved = time.monotonic()
+        self._saved = self._told = time.monotonic()
         self._saved_steps: int | None = None
         self._evaluated_steps: int | None = None
         self._logged = (time.monotonic(), 0, 0)
@@ -68,7 +68,13 @@ class Run:
         return self._agent.actor.env_steps
 
     def _restore(self, unit: Unit) -> None:
-        self._parts.checkpoint().read(str(unit.path / "learner")).assert_consumed()
+        try:
+            self._parts.checkpoint().read(str(unit.path / "learner")).assert_consumed()
+        except (AssertionError, ValueError) as error:
+            raise UserError(
+                f"{unit.path} was written for another algorithm, network or environment, or by another version of them:"
+                " choose another --output_dir."
+            ) from error
         self._agent.learner.restored()
         self._agent.actor.count_from(unit.state)
         episodes = ""
@@ -110,8 +116,14 @@ class Run:
                 if self._steps >= next_evaluation:
                     self._evaluate()
                     next_evaluation = _next(self._steps, experiment.eval_period)
-                if time.monotonic() - self._saved > experiment.checkpoint_period:
+                now = time.monotonic()
+                if now - self._saved > experiment.checkpoint_period:
                     self._save()
+                if now - self._told > 1.0:
+                    self._told = now
+                    self._folder.write_progress(
+                        self._progress.now(self._steps, agent.learner.updates, self._recent_return())
+                    )
                 if self._profile is not None:
                     self._profile.at(self._steps)
                 if self._progress.due():
@@ -202,7 +214,10 @@ class Run:
             raise
         except Exception as error:
             # A full disk is an OSError to Python only; TensorFlow and Reverb have errors of their own.
-            self._progress.warn(f"WARNING: no checkpoint at {self._steps:,} steps ({error}); the one before stands.")
+            said = f"no checkpoint at {self._steps:,} steps ({error}); the one before stands."
+            if self._experiment.stop_when_unsaved:
+                raise RunError(f"There is {said} Experiment.stop_when_unsaved ends the run.") from error
+            self._progress.warn(f"WARNING: {said}")
         self._saved = time.monotonic()
 
     def _log(self) -> None:
@@ -324,6 +339,8 @@ def _show(command: flags.Command, folder: RunFolder, plan: Plan) -> None:
 
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
+    if command.flags["copies"] is not None:
+        return copies.run(command)
     folder = RunFolder(command.flags["output_dir"], command.settings)
     port = command.flags["port"]
     if port:
@@ -366,7 +383,10 @@ def main(argv: list[str]) -> int:
             run.test()
         elif run.train():
             run.test()
-            print(f"TensorBoard: ./run tensorboard --logdir={folder.path}\nCheckpoints: {folder.checkpoints}")
+            report.write([folder.path], folder.path)
+            if not quiet:
+                print(f"Report: {folder.path / report.PAGE}\nTensorBoard: ./run tensorboard --logdir={folder.path}")
+                print(f"Checkpoints: {folder.checkpoints}")
         else:
             print(f"Stopped and saved; the same command goes on from here. Checkpoints: {folder.checkpoints}")
     finally:

@@ -48,8 +48,8 @@ class Videos:
             raise UserError(f"Videos need ffmpeg, which cannot be run ({error}): leave out --record_video.") from error
         if codec not in encoders.split():
             raise UserError(
-                f"{self._ffmpeg} has no encoder '{codec}' (Experiment.video_codec): choose one that"
-                f" '{self._ffmpeg} -encoders' lists, or unset IMAGEIO_FFMPEG_EXE for Encore's own ffmpeg."
+                f"ffmpeg has no encoder '{codec}' (Experiment.video_codec): choose one that '{self._ffmpeg} -encoders'"
+                " lists, or unset IMAGEIO_FFMPEG_EXE for Encore's own ffmpeg."
             )
 
     def start(self) -> None:

@@ -39,7 +39,7 @@ LIGHT = {
         "There is no checkpoint in {folder}/new/run/checkpoints to test: train first, with the same flags.",
     ),
     "no_flag": Case([HPARAMS, NEW, "seed=3"], "'seed=3' is no flag: flags are written --name=value."),
-    "sys": Case([HPARAMS, NEW, "--sys=gpu"], "flag --sys=gpu: value should be one of <local|tpu>."),
+    "sys": Case([HPARAMS, NEW, "--sys=gpu"], "flag --sys=gpu: value should be one of <local|tpu|gcp>."),
     "no_hparams": Case([NEW], "No hyper-parameters were chosen: add --hparams=NAME"),
     "hparams": Case(["--hparams=dqn_carpole", NEW], "There are no hparams 'dqn_carpole'; did you mean dqn_cartpole or"),
     "second_hparams": Case(["--hparams=dqn_cartpole-fast", NEW], "There are no hparams 'fast'; there are: "),
@@ -92,6 +92,22 @@ LIGHT = {
     "old_environment": Case(
         ["--hparams=ddpg_pendulum", NEW, "--env=Pendulum-v0"],
         "There is no environment 'Pendulum-v0'; did you mean Pendulum-v1",
+    ),
+    "copies": Case([HPARAMS, NEW, "--copies=0"], "flag --copies=0: 0 is not a positive integer."),
+    "copies_on_a_port": Case([HPARAMS, NEW, "--copies=2", "--port=7001"], "--port names one replay server's port, and"),
+    "copies_nowhere": Case([HPARAMS, "--copies=2"], "No folder was chosen for the runs: add --output_dir=FOLDER."),
+    "copies_in_a_run": Case(
+        [HPARAMS, "--output_dir={folder}/other", "--copies=2"], "{folder}/other holds another experiment's run: "
+    ),
+    "profile": Case(
+        [HPARAMS, NEW, "--profile=500"], "--profile=500: give two environment steps as START:STOP, for example 10000:"
+    ),
+    "codec": Case(
+        [HPARAMS, NEW, "--record_video", "--hparam_override=Experiment.video_codec='libx999'"],
+        "ffmpeg has no encoder 'libx999' (Experiment.video_codec): choose one that",
+    ),
+    "eval_policy": Case(
+        override("Experiment.eval_policy='best'"), "Experiment.eval_policy is 'best': it must be 'greedy' or 'sampled'."
     ),
     "port": Case([HPARAMS, NEW, "--port={port}"], "Port {port} cannot be opened (Address already in use): choose"),
     "port_number": Case([HPARAMS, NEW, "--port=65536"], "flag --port=65536: 65536 is not an integer in the range"),

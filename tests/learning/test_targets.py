@@ -27,11 +27,11 @@ TARGETS = {
 
 def scores(hparams: str, seeds: int, steps: int, folder: Path) -> list[float]:
     """The final mean return of each seed, trained for at most `steps` environment steps."""
-    program = [sys.executable, "-m", "benchmarks.learning_curve", f"--hparams={hparams}", f"--seeds={seeds}"]
+    program = [sys.executable, "-m", "binaries.train", f"--hparams={hparams}", f"--copies={seeds}"]
     subprocess.run([*program, f"--output_dir={folder}"], cwd=ROOT, check=True)
     finals = []
     for seed in range(seeds):
-        lines = (folder / f"seed-{seed}" / "results.jsonl").read_text().splitlines()
+        lines = (folder / f"run_{seed}" / "results.jsonl").read_text().splitlines()
         final = json.loads(lines[-1])
         assert (final["kind"], final["episodes"]) == ("test", 100)
         assert final["env_steps"] <= steps

@@ -1,0 +1,131 @@
+"""--copies: independent runs of one command, several at once, with one progress display. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from binaries import console, report
+from binaries.flags import Command
+from binaries.processes import Process, stop_all
+from binaries.run_folder import RunFolder, command_line, is_finished, read_progress
+from pipeline.types import RunError, UserError
+
+POLL_S = 0.2
+OUTPUT = "output.log"
+
+
+class Copies:
+    """The runs `run_0` ... below the output folder; copy i has the seed of the command plus i."""
+
+    def __init__(self, command: Command):
+        """Raises UserError, before anything starts, where one of them could not begin or go on."""
+        if command.flags["port"]:
+            raise UserError("--port names one replay server's port, and each of --copies has a server: leave it out.")
+        if not command.flags["output_dir"]:
+            raise UserError("No folder was chosen for the runs: add --output_dir=FOLDER.")
+        self._experiment = command.experiment
+        self._quiet = command.flags["quiet"]
+        self._folder = Path(command.flags["output_dir"]).expanduser().absolute()
+        count = command.flags["copies"]
+        self._flags = [
+            {
+                **command.flags,
+                "copies": None,
+                "quiet": True,
+                "seed": self._experiment.seed + copy,
+                "output_dir": str(self._folder / f"run_{copy}"),
+            }
+            for copy in range(count)
+        ]
+        self._running: dict[int, Process] = {}
+        self._failed: dict[int, str] = {}
+        self._done: set[int] = set()
+        if command.flags["training"]:
+            self._done = {i for i in range(count) if is_finished(self.folder(i), self._experiment)}
+        self._stop = False
+
+    def folder(self, copy: int) -> Path:
+        """Of the copy's run."""
+        return Path(self._flags[copy]["output_dir"])
+
+    def run(self) -> bool:
+        """Returns whether all came to their end (False: a signal asked to stop); raises RunError where one failed."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        waiting = [copy for copy in range(len(self._flags)) if copy not in self._done]
+        at_once = len(os.sched_getaffinity(0))
+        status = console.Status(self._quiet)
+        try:
+            while (waiting or self._running) and not self._stop:
+                while waiting and len(self._running) < at_once:
+                    copy = waiting.pop(0)
+                    words = command_line(self._flags[copy])
+                    self._running[copy] = Process("binaries.train", words, self.folder(copy) / OUTPUT)
+                time.sleep(POLL_S)
+                self._collect(status)
+                if status.due():
+                    status.line(self._line())
+        finally:
+            status.clear()
+            stop_all(self._running.values())
+        if self._failed:
+            copy, said = next(iter(self._failed.items()))
+            raise RunError(
+                f"{len(self._failed)} of {len(self._flags)} copies failed, first run_{copy}: {said} (all of it:"
+                f" {self.folder(copy) / OUTPUT}). The same command goes on with what is not finished."
+            )
+        return not self._stop
+
+    def _collect(self, status: console.Status) -> None:
+        """Takes note of the copies that ended."""
+        for copy, process in list(self._running.items()):
+            if process.code is None:
+                continue
+            del self._running[copy]
+            if process.code:
+                self._failed[copy] = process.last_line()
+                status.say(f"run_{copy} failed: {process.last_line()}")
+            else:
+                self._done.add(copy)
+                status.say(f"run_{copy}: {process.last_line()}")
+
+    def _line(self) -> str:
+        """How far the copies are, and when the last one will be done if they go on like this."""
+        parts = [f"{len(self._done)} of {len(self._flags)} copies done"]
+        for copy in self._running:
+            now = read_progress(self.folder(copy))
+            if now is None:
+                parts.append(f"run_{copy} starts")
+                continue
+            left = console.duration(now["seconds_left"])
+            parts.append(
+                f"run_{copy} {console.bar(now['env_steps'] / self._experiment.train_steps)}"
+                f" return {console.number(now['episode_return'])}, {left} left"
+            )
+        return " | ".join(parts)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        del frame
+        self._stop = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+def run(command: Command) -> int:
+    """Runs the copies of `command`, then writes the report of them all."""
+    copies = Copies(command)
+    folder = RunFolder(command.flags["output_dir"], {})
+    folder.take()
+    print(
+        f"{command.flags['copies']} copies of {command.experiment.algo} on {command.experiment.environment},"
+        f" in {folder.path}",
+        flush=True,
+    )
+    if not copies.run():
+        print("Stopped and saved; the same command goes on from here.")
+        return 0
+    console.NativeLog()
+    print(f"\n{report.write([folder.path], folder.path)}\nReport: {folder.path / report.PAGE}")
+    return 0

@@ -1,0 +1,434 @@
+"""One HTML page and a Markdown table of any set of runs: curves over seeds, scores, settings, throughput, videos."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from absl import flags as absl_flags
+
+from binaries import console, flags
+from binaries.run_folder import OPERATIVE, RESULTS, RUN
+from pipeline.types import UserError
+
+PAGE = "report.html"
+TABLE = "report.md"
+SEED = "Experiment.seed"
+CONFIDENCE = 0.95
+RESAMPLES = 2_000
+GRID = 200
+"""points of a curve over several runs"""
+EMBEDDED_BYTES = 20 * 2**20
+"""of videos in the page; further ones are named"""
+RETURN, STEPS_RATE, UPDATES_RATE = "episode_return", "speed/env_steps_per_second", "speed/updates_per_second"
+INK = "#010203"
+"""stands in figures for the page's own text colour"""
+COLOURS = ("#3b7dd8", "#d9822b", "#2f9e6e", "#c2477f", "#8a63d2", "#7a8b00", "#00939c", "#b5533c")
+
+Points = list[tuple[int, float]]
+
+
+class Run(NamedTuple):
+    """What a run's folder says."""
+
+    folder: Path
+    settings: dict[str, str]
+    flags: dict[str, Any]
+    versions: dict[str, str]
+    operative: dict[str, str]
+    results: list[dict[str, Any]]
+    train: dict[str, Points]
+    """TensorBoard's points by tag"""
+    videos: list[Path]
+
+    @property
+    def seed(self) -> str:
+        """Of the training."""
+        return self.operative.get(SEED, self.settings.get(SEED, "0"))
+
+    @property
+    def evaluations(self) -> Points:
+        """(environment steps, mean return) of each evaluation."""
+        return [(line["env_steps"], line["mean_return"]) for line in self.results if line["kind"] == "eval"]
+
+    @property
+    def test(self) -> dict[str, Any] | None:
+        """The latest evaluation at the end."""
+        return next((line for line in reversed(self.results) if line["kind"] == "test"), None)
+
+
+class Interval(NamedTuple):
+    """An interquartile mean, with the bounds of its confidence interval; NaN bounds where one run gives none."""
+
+    mean: Any
+    low: Any
+    high: Any
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seeds only."""
+
+    name: str
+    environment: str
+    runs: list[Run]
+    colour: str
+
+    @property
+    def scores(self) -> list[float]:
+        """The mean returns of the evaluations at the end."""
+        return [run.test["mean_return"] for run in self.runs if run.test is not None]
+
+    @property
+    def score(self) -> Interval | None:
+        """Of the scores; None where no run has come to its end."""
+        return iqm(np.array(self.scores)) if self.scores else None
+
+
+def iqm(values: np.ndarray) -> Interval:
+    """The mean of the middle half of `values` [runs, ...] (Agarwal et al. 2021), and its bootstrap over runs."""
+    from scipy import stats
+
+    def statistic(sample: np.ndarray, axis: int = 0) -> np.ndarray:
+        return stats.trim_mean(sample, 0.25, axis=axis)
+
+    mean = statistic(values)
+    if len(values) < 2:
+        return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
+    rows = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
+    # Whole runs are drawn: the points of a curve stay together.
+    low, high = np.quantile(statistic(values[rows], 1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    return Interval(mean, low, high)
+
+
+def find(folders: Sequence[Path]) -> list[Path]:
+    """The folders of runs, at or below `folders`; raises UserError where there is none."""
+    found: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder: name the output folders of runs.")
+        below = sorted({path.parent for path in folder.rglob(RUN)}, key=_natural)
+        if not below:
+            raise UserError(f"There is no run in {folder} (no {RUN} at or below it).")
+        found += [path for path in below if path not in found]
+    return found
+
+
+def _natural(path: Path) -> list[Any]:
+    """So that run_10 comes after run_9."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+
+
+def read(folder: Path) -> Run:
+    """Reads a run's folder; raises UserError where one of its files is damaged."""
+    try:
+        record = json.loads((folder / RUN).read_text())
+        settings, given, versions = record["settings"], record["flags"], record["versions"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{folder / RUN} cannot be read ({error}): leave this run out.") from error
+    results = []
+    if (folder / RESULTS).exists():
+        for number, line in enumerate((folder / RESULTS).read_text().splitlines(), 1):
+            try:
+                results.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{folder / RESULTS}:{number} is no result: mend or remove the line.") from error
+    operative = (folder / OPERATIVE).read_text() if (folder / OPERATIVE).exists() else ""
+    bindings = dict(re.findall(r"(?m)^([\w.]+) = ((?:.|\n(?=[ \t]))+)", operative))
+    return Run(
+        folder,
+        settings,
+        given,
+        {**versions, "commit": record.get("git_commit", "")},
+        {name: " ".join(value.split()) for name, value in bindings.items()},
+        results,
+        _points(folder / "train"),
+        sorted((folder / "videos").glob("t*.mp4")),
+    )
+
+
+def _points(folder: Path) -> dict[str, Points]:
+    """The scalars that the page shows, from TensorBoard's files."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.util import tensor_util
+
+    points: dict[str, dict[int, float]] = {tag: {} for tag in (RETURN, STEPS_RATE, UPDATES_RATE)}
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        for event in cast(Any, EventFileLoader(str(path)).Load()):
+            for value in event.summary.value:
+                if value.tag in points:
+                    points[value.tag][event.step] = float(tensor_util.make_ndarray(value.tensor))
+    return {tag: sorted(steps.items()) for tag, steps in points.items()}
+
+
+def group(runs: Sequence[Run]) -> list[Group]:
+    """The runs by what they have in common, in the order of their folders."""
+    together: dict[tuple[tuple[str, str], ...], list[Run]] = {}
+    for run in runs:
+        key = tuple(sorted((name, value) for name, value in run.settings.items() if name != SEED))
+        together.setdefault(key, []).append(run)
+    names = [members[0].flags.get("hparams") or "runs" for members in together.values()]
+    groups = []
+    for number, (key, members) in enumerate(together.items()):
+        own = set(key)
+        alike = [set(other) for other, name in zip(together, names, strict=True) if name == names[number]]
+        shared = set.intersection(*alike)
+        differing = ", ".join(f"{name}={value}" for name, value in sorted(own - shared))
+        environment = dict(key).get("Experiment.environment", "?").strip("'")
+        name = f"{names[number]} ({differing})" if differing else names[number]
+        groups.append(Group(name, environment, members, COLOURS[number % len(COLOURS)]))
+    return groups
+
+
+def curve(curves: Sequence[Points]) -> tuple[np.ndarray, Interval] | None:
+    """Steps [G] and the interval [G] over several runs' curves, where all of them have points; None where none has."""
+    curves = [points for points in curves if points]
+    if not curves:
+        return None
+    begin, end = max(points[0][0] for points in curves), min(points[-1][0] for points in curves)
+    if begin > end:
+        return None
+    steps = np.linspace(begin, end, GRID if begin < end else 1)
+    return steps, iqm(np.stack([np.interp(steps, *np.array(points).T) for points in curves]))
+
+
+def figure(groups: Sequence[Group]) -> Any:
+    """A row of two panels for each environment: evaluations, and the episodes of training."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    environments = list(dict.fromkeys(one.environment for one in groups))
+    drawn = Figure(figsize=(10, 3.9 * len(environments)), layout="constrained")
+    for row, environment in enumerate(environments):
+        panels = [
+            (f"{environment}: evaluations", lambda run: run.evaluations),
+            (f"{environment}: episodes of training", lambda run: run.train[RETURN]),
+        ]
+        for column, (title, points) in enumerate(panels):
+            axes = drawn.add_subplot(len(environments), 2, 2 * row + column + 1)
+            for one in (one for one in groups if one.environment == environment):
+                for run in one.runs:
+                    if points(run):
+                        axes.plot(*zip(*points(run), strict=True), color=one.colour, linewidth=0.7, alpha=0.35)
+                whole = curve([points(run) for run in one.runs])
+                if whole is not None:
+                    steps, band = whole
+                    axes.plot(steps, band.mean, color=one.colour, linewidth=2.0, label=one.name)
+                    axes.fill_between(steps, band.low, band.high, color=one.colour, alpha=0.18, linewidth=0)
+            axes.set_title(title, loc="left", fontsize=10, color=INK)
+            axes.set_xlabel("environment steps", fontsize=9, color=INK)
+            axes.set_ylabel("return" if column == 0 else "", fontsize=9, color=INK)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda steps, _: _short(steps)))
+            axes.tick_params(colors=INK, labelsize=8)
+            axes.grid(color=INK, alpha=0.12, linewidth=0.7)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.spines[["left", "bottom"]].set_color(INK)
+            if column == 0 and axes.get_legend_handles_labels()[0]:
+                axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="best")
+    return drawn
+
+
+def _short(steps: float) -> str:
+    """50000 -> '50k'"""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(steps) >= size:
+            return f"{steps / size:g}{letter}"
+    return f"{steps:g}"
+
+
+def _svg(drawn: Any) -> str:
+    """The figure as SVG for the page, in the page's own colours."""
+    import matplotlib
+
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "encore", "font.family": "sans-serif"}):
+        drawn.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+
+
+def _median(points: Points) -> float:
+    return float(np.median([value for _, value in points])) if points else math.nan
+
+
+def _number(value: float, digits: int = 1) -> str:
+    return "-" if math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def _interval(interval: Interval | None) -> str:
+    if interval is None:
+        return "-"
+    mean = _number(float(interval.mean))
+    if math.isnan(float(interval.low)):
+        return f"{mean} (one run gives no interval)"
+    return f"{mean} [{_number(float(interval.low))}, {_number(float(interval.high))}]"
+
+
+def score_rows(one: Group) -> list[list[str]]:
+    """Of each run: seed, environment steps, updates, return, episodes and how they were played."""
+    rows = []
+    for run in one.runs:
+        test = run.test
+        if test is None:
+            steps = run.results[-1]["env_steps"] if run.results else 0
+            rows.append([run.seed, f"{steps:,}", "-", "not tested yet", "-", "-"])
+            continue
+        played = test.get("policy", "greedy") + (f", seed {test['seed']}" if "seed" in test else "")
+        returned = f"{test['mean_return']:,.1f} +- {test['std_return']:,.1f}"
+        rows.append(
+            [run.seed, f"{test['env_steps']:,}", f"{test['updates']:,}", returned, str(test["episodes"]), played]
+        )
+    return rows
+
+
+def summary(one: Group) -> str:
+    """A group's score in a sentence."""
+    if not one.scores:
+        return "no run has been tested yet"
+    spread = f"mean {np.mean(one.scores):,.1f} +- {np.std(one.scores):,.1f}"
+    return f"IQM {_interval(one.score)}, {spread}, over {len(one.scores)} run{'s' * (len(one.scores) > 1)}"
+
+
+def speed_rows(groups: Sequence[Group]) -> list[list[str]]:
+    """Of each group, environment steps and updates a second: the medians over log points, then over runs."""
+    rows = []
+    for one in groups:
+        rates = [float(np.median([_median(run.train[tag]) for run in one.runs])) for tag in (STEPS_RATE, UPDATES_RATE)]
+        rows.append([one.name, *(_number(rate, 0) for rate in rates)])
+    return rows
+
+
+def differences(groups: Sequence[Group]) -> list[list[str]]:
+    """Every parameter and version that is not the same in all groups: its name, and its value in each."""
+    described = [{**one.runs[0].operative, **one.runs[0].versions} for one in groups]
+    names = sorted({name for values in described for name in values} - {SEED})
+    rows = [[name, *(values.get(name, "-") for values in described)] for name in names]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def mixed(one: Group) -> list[str]:
+    """Versions that the runs of one group do not share."""
+    names = sorted({name for run in one.runs for name in run.versions})
+    return [name for name in names if len({run.versions.get(name) for run in one.runs}) > 1]
+
+
+class Shown(NamedTuple):
+    """A video of the page."""
+
+    name: str
+    data: str
+    """a data URI"""
+
+
+def choose_videos(one: Group, room: int) -> tuple[list[Shown], list[str]]:
+    """The best and worst tested episodes and the latest of training, in `room` bytes; and the names of the others."""
+    every = [path for run in one.runs for path in run.videos]
+    tests = sorted((path for path in every if path.name.startswith("test")), key=_episode_return)
+    latest = [path for path in every if path.name.startswith("train")][-1:]
+    wanted = list(dict.fromkeys([*tests[-1:], *tests[:1], *latest]))
+    shown, left = [], [path for path in every if path not in wanted]
+    for path in wanted:
+        size = path.stat().st_size
+        if size > room:
+            left.append(path)
+            continue
+        room -= size
+        shown.append(Shown(path.stem, "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()))
+    return shown, [f"{path.parent.parent.name}/videos/{path.name}" for path in left]
+
+
+def _episode_return(path: Path) -> float:
+    found = re.search(r"return-(-?[\d.]+)\.mp4$", path.name)
+    return float(found[1]) if found else 0.0
+
+
+def markdown(groups: Sequence[Group]) -> str:
+    """The tables alone."""
+    lines: list[str] = []
+    for one in groups:
+        lines += [f"## {one.name} on {one.environment}", ""]
+        lines += _table(["seed", "environment steps", "updates", "return", "episodes", "policy"], score_rows(one))
+        lines += ["", f"{summary(one)[0].upper()}{summary(one)[1:]}.", ""]
+    lines += ["## Throughput", ""]
+    lines += _table(["runs", "environment steps/s", "updates/s"], speed_rows(groups))
+    rows = differences(groups)
+    if rows:
+        lines += ["", "## What differs", "", *_table(["parameter", *(one.name for one in groups)], rows)]
+    versions = groups[0].runs[0].versions
+    lines += ["", "## Versions", "", ", ".join(f"{name} {version}" for name, version in versions.items() if version)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def html(groups: Sequence[Group], drawn: Any) -> str:
+    """The page, with everything in it."""
+    import jinja2
+
+    room, videos = EMBEDDED_BYTES, []
+    for one in groups:
+        shown, left = choose_videos(one, room)
+        room -= sum(len(video.data) * 3 // 4 for video in shown)
+        videos.append((one, shown, left))
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return page.get_template("report.html.j2").render(
+        groups=groups,
+        scores=[(one, score_rows(one), summary(one)) for one in groups],
+        figure=_svg(drawn),
+        speeds=speed_rows(groups),
+        differences=differences(groups),
+        mixed=[(one, names) for one in groups if (names := mixed(one))],
+        videos=videos if any(shown or left for _, shown, left in videos) else [],
+        versions=groups[0].runs[0].versions,
+        confidence=f"{CONFIDENCE:.0%}",
+    )
+
+
+def write(folders: Sequence[Path], to: Path) -> str:
+    """Writes report.html, report.md and curve.png of the runs at or below `folders` to `to`; returns the Markdown."""
+    groups = group([read(folder) for folder in find(folders)])
+    drawn = figure(groups)
+    page, text = html(groups, drawn), markdown(groups)
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        (to / PAGE).write_text(page)
+        (to / TABLE).write_text(text)
+        drawn.savefig(to / "curve.png", dpi=120, facecolor="white")
+    except OSError as error:
+        raise UserError(f"The report cannot be written to {to} ({error.strerror}).") from error
+    return text
+
+
+def main(argv: list[str]) -> int:
+    # Here, because other programs import this module, and have flags of their own.
+    absl_flags.DEFINE_string(
+        "to", None, "the folder for report.html, report.md and curve.png; by default the runs' own"
+    )
+    try:
+        folders = absl_flags.FLAGS(argv)[1:]
+    except absl_flags.Error as error:
+        raise UserError(f"{str(error).splitlines()[0]}.") from error
+    if not folders:
+        raise UserError("Name the runs' folders: ./run report FOLDER [FOLDER ...] --to=FOLDER.")
+    to = absl_flags.FLAGS.to
+    if not to and len(folders) > 1:
+        raise UserError("Several folders were named: say where the report goes with --to=FOLDER.")
+    console.NativeLog()
+    target = Path(to or folders[0]).expanduser().absolute()
+    print(write([Path(folder).expanduser().absolute() for folder in folders], target))
+    print(f"Report: {target / PAGE}")
+    return 0
+
+
+if __name__ == "__main__":
+    flags.main(main)

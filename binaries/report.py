@@ -146,7 +146,7 @@ def read(folder: Path) -> Run:
         settings,
         given,
         {**versions, "commit": record.get("git_commit", "")},
-        {name: " ".join(value.split()) for name, value in bindings.items()},
+        {name: " ".join(value.replace("\\\n", " ").split()) for name, value in bindings.items()},
         results,
         _points(folder / "train"),
         sorted((folder / "videos").glob("t*.mp4")),

@@ -1,0 +1,262 @@
+"""The report says what the runs' folders say, in one page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import html.parser
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from binaries import report
+from binaries.report import choose_videos, curve, differences, find, group, iqm, read, write
+from pipeline.types import UserError
+from tests.binaries.programs import run as run_program
+
+
+def make_run(folder: Path, seed: int, score: float | None, **settings: Any) -> Path:
+    """A run's folder as `train` leaves it, with evaluations that rise to `score`; None: it has only begun."""
+    folder.mkdir(parents=True)
+    values = {"Experiment.environment": "'CartPole-v1'", "Experiment.seed": str(seed), **settings}
+    record = {
+        "settings": values,
+        "flags": {"hparams": "dqn_cartpole"},
+        "versions": {"numpy": "1.26.4"},
+        "git_commit": "a1",
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    lines = [f"# Parameters:\n{name} = {value}" for name, value in values.items()]
+    (folder / "operative_config.gin").write_text("\n".join([*lines, "MLP.hidden_sizes = \\\n    (256,\n     256)", ""]))
+    if score is None:
+        return folder
+    results = [line("eval", 100 * k, score * k / 10) for k in range(1, 11)]
+    results += [line("test", 1_000, -5.0), line("test", 1_000, score)]
+    (folder / "results.jsonl").write_text("".join(json.dumps(result) + "\n" for result in results))
+    with tf.summary.create_file_writer(str(folder / "train")).as_default():
+        for step in range(100, 1_100, 100):
+            tf.summary.scalar("episode_return", score * step / 1_000, step)
+            tf.summary.scalar("speed/env_steps_per_second", 900.0 + step, step)
+            tf.summary.scalar("speed/updates_per_second", 50.0, step)
+            tf.summary.scalar("learner/loss", 1e9, step)
+    return folder
+
+
+def line(kind: str, steps: int, mean: float) -> dict[str, Any]:
+    numbers = {"env_steps": steps, "updates": steps // 2, "mean_return": mean, "std_return": 1.5, "episodes": 100}
+    return {"kind": kind, **numbers, "policy": "greedy", "seed": 2_000_000}
+
+
+def add_video(folder: Path, name: str, size: int) -> None:
+    (folder / "videos").mkdir(exist_ok=True)
+    (folder / "videos" / name).write_bytes(b"\0" * size)
+
+
+def groups_of(*folders: Path) -> list[report.Group]:
+    return group([read(folder) for folder in find(folders)])
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half() -> None:
+    values = np.array([-1000.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1000.0])
+    assert iqm(values).mean == np.mean([2.0, 3.0, 4.0, 5.0])
+    assert iqm(values[::-1, None] * [1.0, 2.0]).mean.tolist() == [3.5, 7.0]
+
+
+def test_the_interval_is_a_percentile_bootstrap_over_runs() -> None:
+    values = np.random.default_rng(1).normal(10.0, 2.0, 12)
+    found = iqm(values)
+    generator = np.random.default_rng(7)
+    means = []
+    for _ in range(4_000):
+        drawn = np.sort(generator.choice(values, 12))
+        means.append(drawn[3:9].mean())
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert found.low == pytest.approx(low, abs=0.15)
+    assert found.high == pytest.approx(high, abs=0.15)
+    assert found.low < found.mean < found.high
+
+
+def test_one_run_gives_no_interval() -> None:
+    found = iqm(np.array([3.0]))
+    assert found.mean == 3.0
+    assert math.isnan(found.low)
+    assert iqm(np.full(4, 3.0)) == (3.0, 3.0, 3.0)
+
+
+def test_curves_are_put_on_common_steps() -> None:
+    found = curve([[(0, 0.0), (10, 10.0)], [(2, 4.0), (12, 24.0)], []])
+    assert found is not None
+    steps, band = found
+    assert (steps[0], steps[-1]) == (2, 10)
+    np.testing.assert_allclose(band.mean, 1.5 * steps)
+    assert curve([[], []]) is None
+    assert curve([[(0, 1.0)], [(5, 1.0)]]) is None
+
+
+def test_runs_that_differ_in_their_seed_only_are_one_group(tmp_path: Path) -> None:
+    for seed in (10, 2, 1):
+        make_run(tmp_path / f"run_{seed}", seed, 100.0 * seed)
+    make_run(tmp_path / "other", 0, 7.0, **{"DQN.batch_size": "32"})
+    small, together = groups_of(tmp_path)
+    assert (together.name, small.name) == ("dqn_cartpole", "dqn_cartpole (DQN.batch_size=32)")
+    assert [run.seed for run in together.runs] == ["1", "2", "10"]
+    # The last test counts.
+    assert together.scores == [100.0, 200.0, 1000.0]
+    assert differences([small, together]) == [["DQN.batch_size", "32", "-"]]
+
+
+def test_a_run_is_read_as_it_stands_there(tmp_path: Path) -> None:
+    run = read(make_run(tmp_path / "run", 3, 400.0))
+    assert run.evaluations[-1] == (1_000, 400.0)
+    np.testing.assert_allclose(run.train["episode_return"], [(100 * k, 40.0 * k) for k in range(1, 11)])
+    assert set(run.train) == {"episode_return", "speed/env_steps_per_second", "speed/updates_per_second"}
+    assert run.operative["MLP.hidden_sizes"] == "(256, 256)"
+
+
+class Texts(html.parser.HTMLParser):
+    """What a person reads on a page, and its tags."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.text = ""
+        self.tags: list[str] = []
+        self.feed(page)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        del attrs
+        self.tags.append(tag)
+
+
+def test_the_report_of_several_runs(tmp_path: Path) -> None:
+    for seed in range(3):
+        make_run(tmp_path / "runs" / f"run_{seed}", seed, 100.0 + seed)
+    text = write([tmp_path / "runs"], tmp_path / "to")
+    assert (tmp_path / "to/report.md").read_text() == text
+    assert "| 1 | 1,000 | 500 | 101.0 +- 1.5 | 100 | greedy, seed 2000000 |" in text
+    assert "IQM 101.0 [100.0, 102.0], mean 101.0 +- 0.8, over 3 runs." in text
+    assert "| dqn_cartpole | 1,450 | 50 |" in text
+    assert (tmp_path / "to/curve.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "to/report.html").read_text()
+    shown = Texts(page)
+    for expected in ("100.0 ± 1.5", "102.0 ± 1.5", "IQM 101.0 [100.0, 102.0]", "MLP.hidden_sizes", "numpy 1.26.4"):
+        assert expected in shown.text
+    assert shown.tags.count("svg") == 1
+    assert "What differs" not in shown.text
+
+
+def test_the_page_loads_nothing(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 0, 1.0)
+    add_video(folder, "test-step-1-episode-0-return-1.0.mp4", 10)
+    write([folder], folder)
+    page = (folder / "report.html").read_text()
+    # Names of XML dialects are no addresses.
+    assert re.findall(r'(?<!xmlns=")(?<!xmlns:xlink=")https?://[^"]*', page) == []
+    assert set(re.findall(r'\b(?:src|href)="([^"#]{5})', page)) == {"data:"}
+
+
+def test_the_same_runs_give_the_same_page(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 0, 1.0)
+    write([folder], tmp_path / "a")
+    write([folder], tmp_path / "b")
+    assert (tmp_path / "a/report.html").read_bytes() == (tmp_path / "b/report.html").read_bytes()
+
+
+def test_what_a_person_wrote_is_text_on_the_page(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 0, 1.0, **{"Noise.name": "'<script>alert(1)</script>'"})
+    write([folder], folder)
+    assert "<script" not in (folder / "report.html").read_text()
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 0, None)
+    assert "| 0 | 0 | - | not tested yet | - | - |" in write([folder], folder)
+    assert "no run has been tested yet" in Texts((folder / "report.html").read_text()).text
+
+
+def test_the_best_and_worst_test_and_the_latest_training_are_shown(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 0, 1.0)
+    for name in (
+        "test-step-000001000-episode-0-return-9.0.mp4",
+        "test-step-000001000-episode-1-return-100.0.mp4",
+        "test-step-000001000-episode-2-return--3.0.mp4",
+        "train-step-000000100-episode-0-return-20.0.mp4",
+        "train-step-000000900-episode-9-return-2.0.mp4",
+        "unfinished-train-0.mp4",
+    ):
+        add_video(folder, name, 100)
+    (one,) = groups_of(folder)
+    shown, left = choose_videos(one, 10_000)
+    assert [video.name.partition("-episode-")[2] for video in shown] == [
+        "1-return-100.0",
+        "2-return--3.0",
+        "9-return-2.0",
+    ]
+    assert len(left) == 2
+    assert all(video.data.startswith("data:video/mp4;base64,AAAA") for video in shown)
+    shown, left = choose_videos(one, 250)
+    assert (len(shown), len(left)) == (2, 3)
+
+
+def test_a_video_plays_from_the_page(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 0, 1.0)
+    (folder / "videos").mkdir()
+    path = folder / "videos/test-step-000001000-episode-0-return-9.0.mp4"
+    writer = imageio_ffmpeg.write_frames(str(path), (64, 64), fps=10)
+    writer.send(None)
+    for shade in range(5):
+        writer.send(np.full([64, 64, 3], 40 * shade, np.uint8))
+    writer.close()
+    write([folder], folder)
+    page = (folder / "report.html").read_text()
+    assert Texts(page).tags.count("video") == 1
+    (data,) = re.findall(r'src="data:video/mp4;base64,([^"]+)"', page)
+    assert base64.b64decode(data) == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda folder: (folder / "run.json").write_text("{"), r"run\.json cannot be read \(.*\): leave this run out"),
+        (
+            lambda folder: (folder / "results.jsonl").write_text('{"kind"\n'),
+            r"results\.jsonl:1 is no result: mend or remove the line",
+        ),
+    ],
+)
+def test_damaged_runs_are_named(damage: Any, sentence: str, tmp_path: Path) -> None:
+    damage(make_run(tmp_path / "run", 0, 1.0))
+    with pytest.raises(UserError, match=sentence):
+        write([tmp_path], tmp_path)
+
+
+def test_the_program_writes_beside_the_runs_or_says_what_it_misses(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 0, 42.0)
+    ended = run_program("binaries.report", str(folder))
+    assert (ended.code, ended.stderr) == (0, "")
+    assert "| 0 | 1,000 | 500 | 42.0 +- 1.5 | 100 | greedy, seed 2000000 |" in ended.stdout
+    assert ended.stdout.endswith(f"Report: {folder / 'report.html'}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "Name the runs' folders: ./run report FOLDER"),
+        (["{folder}/a", "{folder}/b"], "Several folders were named: say where the report goes with --to=FOLDER."),
+        (["{folder}/a"], "{folder}/a is no folder: name the output folders of runs."),
+        (["{folder}"], "There is no run in {folder} (no run.json at or below it)."),
+    ],
+)
+def test_a_bad_command_line_is_one_sentence(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    ended = run_program("binaries.report", *(argument.format(folder=tmp_path) for argument in arguments))
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"report: {sentence.format(folder=tmp_path)}")
+    assert ended.stderr.count("\n") == 1

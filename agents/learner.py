@@ -147,7 +147,7 @@ class Learner:
     def gradient_means(self) -> dict[str, np.ndarray]:
         """By parameter group, f32 [parameters]: the running means of gradients that Adam keeps."""
         means = {
-            group: [slot.numpy().ravel() for slot in optimizer.variables if "/m/" in slot.name]
+            group: [slot.numpy().ravel() for slot in optimizer.variables if slot.name.startswith("m/")]
             for group, optimizer in self._optimizers.items()
         }
         return {group: np.concatenate(slots) for group, slots in means.items() if slots}

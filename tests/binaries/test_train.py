@@ -157,7 +157,13 @@ def test_a_run_shows_memory_evaluation_result_and_places_and_nothing_else(finish
         f"CartPole-v1 after {last['env_steps']:,} steps: {last['mean_return']:.1f} +- {last['std_return']:.1f}"
         " over 3 greedy episodes"
     )
-    assert places == [f"TensorBoard: ./run tensorboard --logdir={folder}", f"Checkpoints: {folder}/checkpoints"]
+    assert places == [
+        f"Report: {folder}/report.html",
+        f"TensorBoard: ./run tensorboard --logdir={folder}",
+        f"Checkpoints: {folder}/checkpoints",
+    ]
+    # Videos cost nothing where nobody asked for them.
+    assert not (folder / "videos").exists()
 
 
 def test_the_noise_of_native_libraries_is_in_a_file(finished: tuple[Path, Ended]) -> None:

@@ -1,0 +1,134 @@
+"""What a run shows: videos where there is no display, TensorBoard's pages, a report."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from binaries.train import Profile
+from pipeline.types import UserError
+from tests.binaries.conftest import Once
+from tests.binaries.programs import Ended, environment, run
+from tests.binaries.units import results
+
+
+def flags(folder: Path, *more: str) -> list[str]:
+    settings = (
+        "Experiment.log_period=500",
+        "Experiment.distribution_period=500",
+        "Experiment.record_period=2",
+        "Experiment.eval_policy='sampled'",
+        "Experiment.lanes=4",
+        "DQN.min_replay_size=200",
+    )
+    return [
+        "--hparams=dqn_cartpole_uniform",
+        f"--output_dir={folder}",
+        "--train_steps=1500",
+        "--eval_episodes=2",
+        "--test_episodes=4",
+        f"--hparam_override={';'.join(settings)}",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="session")
+def seen(once: Once) -> tuple[Path, Ended]:
+    """A run in the seed's words, `--render True`, on a machine without a display, and what it said."""
+
+    def fill(root: Path) -> None:
+        ended = run("binaries.train", *flags(root / "run", "--render", "True", "--profile=600:700"))
+        (root / "ended.json").write_text(json.dumps(ended))
+
+    assert "DISPLAY" not in environment()
+    root = once("seen", fill)
+    return root / "run", Ended(*json.loads((root / "ended.json").read_text()))
+
+
+def events(folder: Path) -> EventAccumulator:
+    loaded = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    loaded.Reload()
+    return loaded
+
+
+def test_without_a_display_episodes_are_recorded_and_the_run_says_so(seen: tuple[Path, Ended]) -> None:
+    folder, ended = seen
+    assert ended.code == 0, ended.stderr
+    said = f"There is no display (DISPLAY is not set): episodes are recorded, in {folder / 'videos'}.\n"
+    assert ended.stdout.startswith(said)
+
+
+def test_every_tested_episode_and_every_second_one_of_the_first_lane_is_a_video(seen: tuple[Path, Ended]) -> None:
+    folder, _ = seen
+    names = [path.stem.split("-") for path in sorted((folder / "videos").iterdir())]
+    tests = [words for words in names if words[0] == "test"]
+    assert sorted(int(words[4]) for words in tests) == [0, 1, 2, 3]
+    last = results(folder)[-1]
+    assert {int(words[2]) for words in tests} == {last["env_steps"]}
+    assert np.mean([float(words[6]) for words in tests]) == pytest.approx(last["mean_return"], abs=0.1)
+    trained = sorted(int(words[4]) for words in names if words[0] == "train")
+    assert len(trained) > 1
+    assert trained == list(range(0, 2 * len(trained), 2))
+
+
+def test_tensorboard_plays_videos_among_the_images(seen: tuple[Path, Ended]) -> None:
+    folder, _ = seen
+    for writer, tag in (("train", "video/train"), ("eval", "video/test")):
+        width, height, gif = tf.make_ndarray(events(folder / writer).Tensors(tag)[-1].tensor_proto)
+        with Image.open(io.BytesIO(gif)) as image:
+            assert (image.format, str(image.width), str(image.height)) == ("GIF", width.decode(), height.decode())
+
+
+@pytest.mark.parametrize("tag", ["q", "action", "gradient/q"])
+def test_tensorboard_shows_distributions(seen: tuple[Path, Ended], tag: str) -> None:
+    found = events(seen[0] / "train").Tensors(f"distribution/{tag}")
+    assert [event.step // 500 for event in found] == [1, 2]
+    buckets = tf.make_ndarray(found[-1].tensor_proto)  # [low, high, count] each
+    counts = {"q": 4 * 2, "action": 4 * 32, "gradient/q": 4 * 256 + 256 + 256 * 256 + 256 + 256 * 2 + 2}
+    assert buckets[:, 2].sum() == counts[tag]
+    assert buckets[0, 0] < buckets[-1, 1]
+
+
+def test_tensorboards_hparams_page_knows_the_run_and_its_scores(seen: tuple[Path, Ended]) -> None:
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(seen[0])).Reload()
+    metadata = multiplexer.AllSummaryMetadata()["eval"]
+    content = metadata["_hparams_/session_start_info"].plugin_data.content
+    hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert hparams["DQN.min_replay_size"].number_value == 200
+    assert hparams["DQN.memory"].string_value == "uniform"
+    assert "test/episode_return" in metadata
+
+
+def test_the_profile_is_there_for_tensorboard(seen: tuple[Path, Ended]) -> None:
+    (trace,) = (seen[0] / "train/plugins/profile").glob("*/*.xplane.pb")
+    assert trace.stat().st_size > 10_000
+
+
+def test_results_say_how_they_were_obtained(seen: tuple[Path, Ended]) -> None:
+    folder, _ = seen
+    evaluation, test = results(folder)
+    assert (evaluation["policy"], evaluation["seed"]) == ("sampled", 1_000_000)
+    assert (test["policy"], test["seed"]) == ("sampled", 2_000_000)
+
+
+def test_a_run_ends_with_a_report_that_has_the_videos_in_it(seen: tuple[Path, Ended]) -> None:
+    folder, ended = seen
+    assert f"Report: {folder / 'report.html'}\n" in ended.stdout
+    page = (folder / "report.html").read_text()
+    assert page.count("data:video/mp4;base64,") == 3
+    assert f"{results(folder)[-1]['mean_return']:.1f}" in page
+
+
+@pytest.mark.parametrize("text", ["5", "5:", ":5", "9:5", "5:5", "a:b", "-1:4"])
+def test_a_profile_needs_two_steps(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"give two environment steps as START:STOP"):
+        Profile(text, tmp_path)

@@ -395,17 +395,17 @@ def html(groups: Sequence[Group], drawn: Any) -> str:
 
 
 def write(folders: Sequence[Path], to: Path) -> str:
-    """Writes report.html, report.md and curve.png of the runs at or below `folders` to `to`; returns the Markdown."""
+    """Writes report.html, report.md and curve.png of the runs at or below `folders` to `to`; returns the Markdown.
+
+    Raises UserError where a run cannot be read, OSError where `to` cannot be written.
+    """
     groups = group([read(folder) for folder in find(folders)])
     drawn = figure(groups)
     page, text = html(groups, drawn), markdown(groups)
-    try:
-        to.mkdir(parents=True, exist_ok=True)
-        (to / PAGE).write_text(page)
-        (to / TABLE).write_text(text)
-        drawn.savefig(to / "curve.png", dpi=120, facecolor="white")
-    except OSError as error:
-        raise UserError(f"The report cannot be written to {to} ({error.strerror}).") from error
+    to.mkdir(parents=True, exist_ok=True)
+    (to / PAGE).write_text(page)
+    (to / TABLE).write_text(text)
+    drawn.savefig(to / "curve.png", dpi=120, facecolor="white")
     return text
 
 
@@ -425,7 +425,10 @@ def main(argv: list[str]) -> int:
         raise UserError("Several folders were named: say where the report goes with --to=FOLDER.")
     console.NativeLog()
     target = Path(to or folders[0]).expanduser().absolute()
-    print(write([Path(folder).expanduser().absolute() for folder in folders], target))
+    try:
+        print(write([Path(folder).expanduser().absolute() for folder in folders], target))
+    except OSError as error:
+        raise UserError(f"The report cannot be written to {target} ({error.strerror}).") from error
     print(f"Report: {target / PAGE}")
     return 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -60,6 +62,7 @@ class RunFolder:
         self.path = Path(path).expanduser().absolute()
         self._settings = {name: repr(binding.value) for name, binding in settings.items()}
         self._lock: IO[str] | None = None
+        self._unwritten: list[str] = []
         self._check_writable()
         self._check_free()
         self._check_same_experiment()
@@ -96,13 +99,23 @@ class RunFolder:
         _replace(self.path / RUN, json.dumps(record, indent=1) + "\n")
 
     def write_progress(self, now: Mapping[str, float | None]) -> None:
-        """Says how far the run is, for whoever watches it from outside."""
-        _replace(self.path / PROGRESS, json.dumps(now))
+        """Says how far the run is, for whoever watches it from outside; a full disk keeps what it said before."""
+        with contextlib.suppress(OSError):
+            _replace(self.path / PROGRESS, json.dumps(now))
 
     def append_result(self, **result: Any) -> None:
-        """Adds one line to results.jsonl."""
-        with (self.path / RESULTS).open("a") as stream:
-            stream.write(json.dumps(result) + "\n")
+        """Adds one line to results.jsonl; where that raises OSError, the next call adds it too."""
+        self._unwritten.append(json.dumps(result) + "\n")
+        with (self.path / RESULTS).open("ab", buffering=0) as stream:
+            size = stream.tell()
+            text = "".join(self._unwritten).encode()
+            try:
+                if stream.write(text) < len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                stream.truncate(size)
+                raise
+        self._unwritten.clear()
 
     def drop_results_after(self, env_steps: int) -> None:
         """Takes back what a run that was killed had reported after its last checkpoint."""

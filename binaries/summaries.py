@@ -2,64 +2,114 @@
 
 from __future__ import annotations
 
+import itertools
+import os
+import platform
 import struct
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 import tensorflow as tf
-from tensorboard.compat.proto import event_pb2
-from tensorboard.plugins.hparams import api as hparams_api
-from tensorboard.plugins.image import metadata as image_metadata
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.plugins.histogram.summary_v2 import histogram_pb
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.plugins.image.metadata import create_summary_metadata
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
+from tensorboard.util.tensor_util import make_tensor_proto
+
+# Made by protoc, without types.
+Event: Any = event_pb2.Event
+Summary: Any = summary_pb2.Summary
+FLUSH_SECONDS = 10.0
+_files = itertools.count()
 
 
 class Summaries:
-    """Writes scalars and text below a run's folder."""
+    """Collects what TensorBoard shows of a run, and writes it below the run's folder at every `flush`."""
 
     def __init__(self, folder: Path, env_steps: int):
         """The run begins, or goes on, at `env_steps`: points after them are taken back, for it writes them again."""
-        folders = {name: folder / name for name in ("train", "eval")}
-        for path in (path for folder in folders.values() for path in folder.glob("events.out.tfevents.*")):
+        self._writers = {name: _Writer(folder / name) for name in ("train", "eval")}
+        for path in folder.glob("*/events.out.tfevents.*"):
             _drop_after(path, env_steps)
-        self._writers = {name: tf.summary.create_file_writer(str(path)) for name, path in folders.items()}
+        self._flushed = time.monotonic()
 
     def scalars(self, writer: str, step: int, values: Mapping[str, float]) -> None:
-        """Writes `values` at environment step `step`."""
-        with self._writers[writer].as_default(step=step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
+        """Shows `values` at environment step `step`."""
+        self._writers[writer].add(step, *(scalar_pb(name, value) for name, value in values.items()))
 
     def distributions(self, writer: str, step: int, values: Mapping[str, Any]) -> None:
-        """Writes a histogram of each array of `values`."""
-        with self._writers[writer].as_default(step=step):
-            for name, value in values.items():
-                tf.summary.histogram(name, value)
+        """Shows a histogram of each array of `values`."""
+        self._writers[writer].add(step, *(histogram_pb(name, value) for name, value in values.items()))
 
     def gif(self, writer: str, step: int, name: str, gif: bytes) -> None:
         """Shows an animated GIF among the images."""
-        width, height = struct.unpack("<HH", gif[6:10])
-        # What tf.summary.image writes, but that it encodes its own pictures.
-        metadata = image_metadata.create_summary_metadata(display_name=None, description="")
-        with self._writers[writer].as_default(step=step):
-            tf.summary.write(name, tf.constant([str(width), str(height), gif]), metadata=metadata)
+        size = [str(number).encode() for number in struct.unpack("<HH", gif[6:10])]
+        image = Summary()
+        # What tf.summary.image writes, but that it encodes pictures of its own.
+        metadata = create_summary_metadata(display_name=None, description="")
+        image.value.add(tag=name, metadata=metadata, tensor=make_tensor_proto([*size, gif]))
+        self._writers[writer].add(step, image)
 
     def hparams(self, settings: Mapping[str, Any]) -> None:
         """What TensorBoard's HParams page shows of this run, beside its scalars."""
         plain = {n: v if isinstance(v, bool | int | float | str) else repr(v) for n, v in settings.items()}
-        with self._writers["eval"].as_default():
-            hparams_api.hparams(plain)
+        self._writers["eval"].add(0, hparams_pb(plain))
 
     def config(self, step: int, text: str) -> None:
         """Shows the operative configuration as text."""
-        with self._writers["train"].as_default(step=step):
-            # Markdown shows four spaces as code.
-            tf.summary.text("config", "".join(f"    {line}\n" for line in text.splitlines()))
+        # Markdown shows four spaces as code.
+        self._writers["train"].add(step, text_pb("config", "".join(f"    {line}\n" for line in text.splitlines())))
+
+    def due(self) -> bool:
+        """Whether it is time for a `flush`, for those who watch."""
+        return time.monotonic() - self._flushed > FLUSH_SECONDS
 
     def flush(self) -> None:
-        """Makes everything visible to TensorBoard."""
+        """Writes what was collected; where the disk is full, raises OSError, and the next call writes it too."""
+        self._flushed = time.monotonic()
         for writer in self._writers.values():
             writer.flush()
+
+
+class _Writer:
+    """A folder of event files."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._stream: Any = None
+        self._pending: list[bytes] = []
+
+    def add(self, step: int, *summaries: Any) -> None:
+        """Takes one event that holds all `summaries`."""
+        event = Event(wall_time=time.time(), step=step)
+        for summary in summaries:
+            event.summary.MergeFrom(summary)
+        self._pending.append(event.SerializeToString())
+
+    def flush(self) -> None:
+        """Writes what was taken since."""
+        if not self._pending:
+            return
+        try:
+            if self._stream is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}.{next(_files)}.v2"
+                self._stream = tf.io.TFRecordWriter(str(self._folder / name))
+                version = Event(wall_time=time.time(), file_version="brain.Event:2")
+                self._stream.write(version.SerializeToString())
+            for record in self._pending:
+                self._stream.write(record)
+            self._stream.flush()
+        except tf.errors.OpError as error:
+            # Whatever part of it is on the disk, it is written anew, to a file that begins whole.
+            self._stream = None
+            raise OSError(0, error.message) from error
+        self._pending.clear()
 
 
 def _drop_after(path: Path, env_steps: int) -> None:
@@ -68,7 +118,7 @@ def _drop_after(path: Path, env_steps: int) -> None:
     try:
         for record in records:
             count += 1
-            event: Any = event_pb2.Event()
+            event = Event()
             event.ParseFromString(record.numpy())
             if event.step <= env_steps:
                 kept.append(record.numpy())

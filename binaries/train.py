@@ -54,14 +54,14 @@ class Run:
         self._logged = (time.monotonic(), 0, 0)
         self._returns: list[float] = []
         self._stop_signal: int | None = None
-        self._quiet = quiet
         self._videos = videos
         self._profile = profile
-        self._progress: console.Progress
         self._state: Nest = None
         """of the environments, where a run resumes in the middle of their episodes"""
         if unit is not None:
             self._restore(unit)
+        updates = self._agent.learner.updates
+        self._progress = console.Progress(self._experiment.train_steps, self._steps, updates, quiet)
 
     @property
     def _steps(self) -> int:
@@ -93,7 +93,6 @@ class Run:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         experiment, agent, environment = self._experiment, self._agent, self._parts.environment
-        self._progress = console.Progress(experiment.train_steps, self._steps, agent.learner.updates, self._quiet)
         self._logged = (time.monotonic(), self._steps, agent.learner.updates)
         next_log = _next(self._steps, experiment.log_period)
         next_distributions = _next(self._steps, experiment.distribution_period)
@@ -124,6 +123,8 @@ class Run:
                     self._folder.write_progress(
                         self._progress.now(self._steps, agent.learner.updates, self._recent_return())
                     )
+                    if self._summaries.due():
+                        self._flush()
                 if self._profile is not None:
                     self._profile.at(self._steps)
                 if self._progress.due():
@@ -137,7 +138,6 @@ class Run:
         if self._steps != self._saved_steps:
             # A second unit of these steps would replace the first, and lose the score of a best evaluation.
             self._save()
-        self._summaries.flush()
         return self._stop_signal is None
 
     def test(self) -> None:
@@ -145,13 +145,16 @@ class Run:
         returns = self._parts.tester.run(self._steps)
         self._report("test", returns)
         self._show_videos()
-        self._summaries.flush()
-        print(
+        self._progress.warn(
             f"{self._experiment.environment} after {self._steps:,} steps:"
             f" {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)}"
-            f" {self._experiment.eval_policy} episodes",
-            flush=True,
+            f" {self._experiment.eval_policy} episodes"
         )
+        self._flush()
+        try:
+            report.write([self._folder.path], self._folder.path)
+        except OSError as error:
+            self._unsaved(f"no report ({error})", error)
 
     def show_settings_in_tensorboard(self, operative: str) -> None:
         """Adds the operative configuration, as text and on the HParams page."""
@@ -175,16 +178,19 @@ class Run:
             self._save(score=float(returns.mean()))
 
     def _report(self, kind: str, returns) -> None:
-        self._folder.append_result(
-            kind=kind,
-            env_steps=self._steps,
-            updates=self._agent.learner.updates,
-            mean_return=float(returns.mean()),
-            std_return=float(returns.std()),
-            episodes=len(returns),
-            policy=self._experiment.eval_policy,
-            seed=self._experiment.eval_seed if kind == "eval" else self._experiment.test_seed,
-        )
+        try:
+            self._folder.append_result(
+                kind=kind,
+                env_steps=self._steps,
+                updates=self._agent.learner.updates,
+                mean_return=float(returns.mean()),
+                std_return=float(returns.std()),
+                episodes=len(returns),
+                policy=self._experiment.eval_policy,
+                seed=self._experiment.eval_seed if kind == "eval" else self._experiment.test_seed,
+            )
+        except OSError as error:
+            self._unsaved(f"no result at {self._steps:,} steps in the run's folder ({error.strerror})", error)
         name = "episode_return" if kind == "eval" else f"{kind}/episode_return"
         self._summaries.scalars("eval", self._steps, {name: returns.mean(), f"{name}_std": returns.std()})
 
@@ -214,11 +220,21 @@ class Run:
             raise
         except Exception as error:
             # A full disk is an OSError to Python only; TensorFlow and Reverb have errors of their own.
-            said = f"no checkpoint at {self._steps:,} steps ({error}); the one before stands."
-            if self._experiment.stop_when_unsaved:
-                raise RunError(f"There is {said} Experiment.stop_when_unsaved ends the run.") from error
-            self._progress.warn(f"WARNING: {said}")
+            self._unsaved(f"no checkpoint at {self._steps:,} steps ({error}); the one before stands", error)
         self._saved = time.monotonic()
+
+    def _flush(self) -> None:
+        """Makes everything visible to TensorBoard."""
+        try:
+            self._summaries.flush()
+        except OSError as error:
+            self._unsaved(f"no room for TensorBoard's points ({error.strerror}): they are kept for later", error)
+
+    def _unsaved(self, said: str, error: Exception) -> None:
+        """Warns of what could not be written, or ends the run."""
+        if self._experiment.stop_when_unsaved:
+            raise RunError(f"There is {said}; Experiment.stop_when_unsaved ends the run.") from error
+        self._progress.warn(f"WARNING: {said}.")
 
     def _log(self) -> None:
         import tensorflow as tf
@@ -383,7 +399,6 @@ def main(argv: list[str]) -> int:
             run.test()
         elif run.train():
             run.test()
-            report.write([folder.path], folder.path)
             if not quiet:
                 print(f"Report: {folder.path / report.PAGE}\nTensorBoard: ./run tensorboard --logdir={folder.path}")
                 print(f"Checkpoints: {folder.checkpoints}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tensorflow as tf
 
 from binaries.summaries import Summaries
 from tests.binaries.units import curve
@@ -32,3 +34,21 @@ def test_points_after_the_checkpoint_are_taken_back_and_written_anew(cut: int, t
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("events.*")}
     Summaries(tmp_path, env_steps=50)
     assert files.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("events.*")}.items()
+
+
+def test_a_full_disk_costs_no_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summaries = Summaries(tmp_path, env_steps=0)
+    summaries.scalars("train", 1, {"loss": 1.0})
+    summaries.flush()
+    summaries.scalars("train", 2, {"loss": 2.0})
+    with monkeypatch.context() as full:
+
+        def refuse(writer: Any) -> None:
+            raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+        full.setattr(tf.io.TFRecordWriter, "flush", refuse)
+        with pytest.raises(OSError, match="No space left on device"):
+            summaries.flush()
+    summaries.scalars("train", 3, {"loss": 3.0})
+    summaries.flush()
+    assert sorted(set(curve(tmp_path, "loss"))) == [(1, 1.0), (2, 2.0), (3, 3.0)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,7 +103,9 @@ def test_tensorboards_hparams_page_knows_the_run_and_its_scores(seen: tuple[Path
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(seen[0])).Reload()
     metadata = multiplexer.AllSummaryMetadata()["eval"]
     content = metadata["_hparams_/session_start_info"].plugin_data.content
-    hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    data: Any = plugin_data_pb2.HParamsPluginData()
+    data.ParseFromString(content)
+    hparams = data.session_start_info.hparams
     assert hparams["DQN.min_replay_size"].number_value == 200
     assert hparams["DQN.memory"].string_value == "uniform"
     assert "test/episode_return" in metadata

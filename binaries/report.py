@@ -23,11 +23,13 @@ TABLE = "report.md"
 SEED = "Experiment.seed"
 CONFIDENCE = 0.95
 RESAMPLES = 2_000
+NAMED = 3
+"""settings that a group's name holds at most"""
 GRID = 200
 """points of a curve over several runs"""
 EMBEDDED_BYTES = 20 * 2**20
 """of videos in the page; further ones are named"""
-RETURN, STEPS_RATE, UPDATES_RATE = "episode_return", "speed/env_steps_per_second", "speed/updates_per_second"
+RETURN, STEPS_RATE = "episode_return", "speed/env_steps_per_second"
 INK = "#010203"
 """stands in figures for the page's own text colour"""
 COLOURS = ("#3b7dd8", "#d9822b", "#2f9e6e", "#c2477f", "#8a63d2", "#7a8b00", "#00939c", "#b5533c")
@@ -158,7 +160,7 @@ def _points(folder: Path) -> dict[str, Points]:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
     from tensorboard.util import tensor_util
 
-    points: dict[str, dict[int, float]] = {tag: {} for tag in (RETURN, STEPS_RATE, UPDATES_RATE)}
+    points: dict[str, dict[int, float]] = {tag: {} for tag in (RETURN, STEPS_RATE)}
     for path in sorted(folder.glob("events.out.tfevents.*")):
         for event in cast(Any, EventFileLoader(str(path)).Load()):
             for value in event.summary.value:
@@ -180,6 +182,8 @@ def group(runs: Sequence[Run]) -> list[Group]:
         alike = [set(other) for other, name in zip(together, names, strict=True) if name == names[number]]
         shared = set.intersection(*alike)
         differing = ", ".join(f"{name}={value}" for name, value in sorted(own - shared))
+        if len(own - shared) > NAMED:
+            differing = f"variant {number + 1}"
         environment = dict(key).get("Experiment.environment", "?").strip("'")
         name = f"{names[number]} ({differing})" if differing else names[number]
         groups.append(Group(name, environment, members, COLOURS[number % len(COLOURS)]))
@@ -254,10 +258,6 @@ def _svg(drawn: Any) -> str:
     return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
 
 
-def _median(points: Points) -> float:
-    return float(np.median([value for _, value in points])) if points else math.nan
-
-
 def _number(value: float, digits: int = 1) -> str:
     return "-" if math.isnan(value) else f"{value:,.{digits}f}"
 
@@ -297,11 +297,16 @@ def summary(one: Group) -> str:
 
 
 def speed_rows(groups: Sequence[Group]) -> list[list[str]]:
-    """Of each group, environment steps and updates a second: the medians over log points, then over runs."""
+    """Of each group, environment steps and updates a second: the median over log points, then over runs."""
     rows = []
     for one in groups:
-        rates = [float(np.median([_median(run.train[tag]) for run in one.runs])) for tag in (STEPS_RATE, UPDATES_RATE)]
-        rows.append([one.name, *(_number(rate, 0) for rate in rates)])
+        rates = []
+        for run in one.runs:
+            steps = float(np.median([rate for _, rate in run.train[STEPS_RATE]])) if run.train[STEPS_RATE] else math.nan
+            # Updates may come more rarely than log points, so that the median of their own rate is 0.
+            last = run.results[-1] if run.results else {"updates": math.nan, "env_steps": 1}
+            rates.append((steps, steps * last["updates"] / last["env_steps"]))
+        rows.append([one.name, *(_number(float(rate), 0) for rate in np.median(rates, axis=0))])
     return rows
 
 

@@ -43,7 +43,6 @@ def make_run(folder: Path, seed: int, score: float | None, **settings: Any) -> P
         for step in range(100, 1_100, 100):
             tf.summary.scalar("episode_return", score * step / 1_000, step)
             tf.summary.scalar("speed/env_steps_per_second", 900.0 + step, step)
-            tf.summary.scalar("speed/updates_per_second", 50.0, step)
             tf.summary.scalar("learner/loss", 1e9, step)
     return folder
 
@@ -115,7 +114,7 @@ def test_a_run_is_read_as_it_stands_there(tmp_path: Path) -> None:
     run = read(make_run(tmp_path / "run", 3, 400.0))
     assert run.evaluations[-1] == (1_000, 400.0)
     np.testing.assert_allclose(run.train["episode_return"], [(100 * k, 40.0 * k) for k in range(1, 11)])
-    assert set(run.train) == {"episode_return", "speed/env_steps_per_second", "speed/updates_per_second"}
+    assert set(run.train) == {"episode_return", "speed/env_steps_per_second"}
     assert run.operative["MLP.hidden_sizes"] == "(256, 256)"
 
 
@@ -143,7 +142,7 @@ def test_the_report_of_several_runs(tmp_path: Path) -> None:
     assert (tmp_path / "to/report.md").read_text() == text
     assert "| 1 | 1,000 | 500 | 101.0 +- 1.5 | 100 | greedy, seed 2000000 |" in text
     assert "IQM 101.0 [100.0, 102.0], mean 101.0 +- 0.8, over 3 runs." in text
-    assert "| dqn_cartpole | 1,450 | 50 |" in text
+    assert "| dqn_cartpole | 1,450 | 725 |" in text
     assert (tmp_path / "to/curve.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "to/report.html").read_text()
     shown = Texts(page)

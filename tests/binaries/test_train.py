@@ -469,3 +469,21 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpo
     for value in weights:
         assert np.isfinite(value).all()
     assert all(line["env_steps"] <= int(sentence[2]) for line in results(folder))
+
+
+# The folder is not this run's.
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_a_sentence(finished: tuple[Path, Ended], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    # Nothing says any more that the settings were others.
+    (folder / "run.json").unlink()
+    unit = newest(folder)
+    assert unit is not None
+    ended = run("binaries.train", *command(folder, STEPS + 100, "MLP.hidden_sizes=(32, 32)"))
+    assert (ended.code, ended.stderr) == (
+        2,
+        f"train: {unit.path} was written for another algorithm, network or environment, or by another version of them:"
+        " choose another --output_dir.\n",
+    )

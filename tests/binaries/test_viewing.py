@@ -32,8 +32,8 @@ def flags(folder: Path, *more: str) -> list[str]:
         "DQN.min_replay_size=200",
     )
     return [
-        "--hparams=dqn_cartpole_uniform",
-        f"--output_dir={folder}",
+        # Words apart, as in the seed's tutorial.
+        *("--sys", "local", "--hparams", "dqn_cartpole_uniform", "--output_dir", str(folder)),
         "--train_steps=1500",
         "--eval_episodes=2",
         "--test_episodes=4",

@@ -23,6 +23,8 @@ TABLE = "report.md"
 SEED = "Experiment.seed"
 CONFIDENCE = 0.95
 RESAMPLES = 2_000
+FEW = 5
+"""points of a curve that are shown one by one"""
 NAMED = 3
 """settings that a group's name holds at most"""
 GRID = 200
@@ -219,7 +221,10 @@ def figure(groups: Sequence[Group]) -> Any:
             for one in (one for one in groups if one.environment == environment):
                 for run in one.runs:
                     if points(run):
-                        axes.plot(*zip(*points(run), strict=True), color=one.colour, linewidth=0.7, alpha=0.35)
+                        dots = "o" if len(points(run)) < FEW else ""
+                        axes.plot(
+                            *zip(*points(run), strict=True), dots + "-", ms=3, color=one.colour, lw=0.7, alpha=0.35
+                        )
                 whole = curve([points(run) for run in one.runs])
                 if whole is not None:
                     steps, band = whole

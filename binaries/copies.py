@@ -11,6 +11,7 @@ from binaries import console, report
 from binaries.flags import Command
 from binaries.processes import Process, stop_all
 from binaries.run_folder import RunFolder, command_line, is_finished, read_progress
+from binaries.settings import Binding
 from pipeline.types import RunError, UserError
 
 POLL_S = 0.2
@@ -45,6 +46,10 @@ class Copies:
         self._done: set[int] = set()
         if command.flags["training"]:
             self._done = {i for i in range(count) if is_finished(self.folder(i), self._experiment)}
+        for i in self._done:
+            # What another experiment finished there is no copy of this one.
+            seed = Binding("Experiment", "seed", self._flags[i]["seed"], "--copies")
+            RunFolder(str(self.folder(i)), {**command.settings, seed.name: seed})
         self._stop = False
 
     def folder(self, copy: int) -> Path:

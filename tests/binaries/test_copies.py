@@ -85,6 +85,13 @@ def test_finished_copies_are_not_run_again(finished: tuple[Path, Ended]) -> None
     assert {name: data for name, data in contents(folder).items() if name.startswith("run_")} == before
 
 
+def test_what_another_experiment_finished_is_no_copy(finished: tuple[Path, Ended]) -> None:
+    folder, _ = finished
+    ended = run("binaries.train", *flags(folder, 600, copies=3), "--hparam_override=PPO.epochs=2")
+    assert ended.code == 2
+    assert f"{folder}/run_0 holds another experiment's run: PPO.epochs was " in ended.stderr
+
+
 def wait_for(reached: Callable[[], bool], seconds: float = 90.0) -> None:
     deadline = time.monotonic() + seconds
     while not reached():

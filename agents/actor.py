@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 from typing import Any
 
 import dm_env.specs as specs
@@ -11,7 +12,7 @@ import tensorflow as tf
 import tree
 
 from agents.algos.algo import Algo
-from agents.learner import AGE
+from agents.learner import AGE, RUN_ID, STAMPS, WEIGHTS
 from pipeline.envs.environment import Done
 from pipeline.rows import Rows
 from pipeline.types import Data, Nest, Params, Step
@@ -25,17 +26,28 @@ _UNDER_WAY = ("finished", "_rows", "_extras", "_state", "_first", "_ended", "_re
 
 def make_rows(algo: Algo, observation_spec: Nest, action_spec: Nest) -> Rows:
     """The layout of the rows that an `Actor` of this algorithm writes."""
-    extras = {**algo.extras_spec(observation_spec, action_spec), AGE: specs.Array((), np.int32)}
-    return Rows(observation_spec, action_spec, extras)
+    stamps = {name: specs.Array((), np.int32) for name in STAMPS}
+    return Rows(observation_spec, action_spec, {**algo.extras_spec(observation_spec, action_spec), **stamps})
 
 
 class Policy:
     """`Algo.select_action`, compiled for E lanes; one call serves them all."""
 
-    def __init__(self, algo: Algo, params: Params, observation_spec: Nest, lanes: int, seed: int, training: bool):
+    def __init__(
+        self,
+        algo: Algo,
+        params: Params,
+        observation_spec: Nest,
+        lanes: int,
+        seed: int,
+        training: bool,
+        places: Sequence[float] | None = None,
+    ):
+        """`places` [E]: see `Algo.initial_core`; without them these are all lanes there are."""
         self._lanes = lanes
         self._seed = seed
-        self._core = algo.initial_core(params, lanes)
+        spread = np.linspace(0, 1, lanes) if places is None else np.array(places)
+        self._core = algo.initial_core(params, spread.astype(np.float32))
         self.calls = 0
         """part of the random state: every call has a seed of its own"""
 
@@ -105,7 +117,14 @@ class Actor:
         self._ended = np.zeros(lanes, bool)
         self._returns = np.zeros(lanes)
         self._lengths = np.zeros(lanes, int)
+        self.run_id = 0
+        """of the learner's life that made the weights"""
+        self.weights_updates = 0
+        """updates that made them"""
+        self.others_steps = 0
+        """environment steps of other actors, as far as known"""
         self.env_steps = 0
+        """of this actor"""
         self.episodes = 0
         self.rollouts = 0
         """rollouts written"""
@@ -117,7 +136,7 @@ class Actor:
     def act(self, observation: Nest) -> Nest:
         """The actions [E, ...] for states [E, ...]."""
         first = np.ones(self._lanes, bool) if self._was_reset(observation) else self._first
-        action, self._extras = self._policy(observation, first, self.env_steps)
+        action, self._extras = self._policy(observation, first, self.env_steps + self.others_steps)
         return action
 
     def observe(self, last_state: Nest, action: Nest, reward: Any, done: Any, state: Nest, priority: float) -> None:
@@ -155,7 +174,7 @@ class Actor:
             self._end_rollout()
 
     def flush(self) -> None:
-        """Returns once the server holds all that was written; raises WriterError where it does not answer."""
+        """Returns once the server holds all that was written; raises StallError where it does not answer."""
         self._writer.flush()
 
     def counters(self) -> dict[str, int]:
@@ -180,6 +199,10 @@ class Actor:
         self._policy.set_core(state["core"])
         self._writer.restore(state["writer"])
         return self._state
+
+    def _stamps(self) -> dict[str, np.ndarray]:
+        values = {AGE: self.env_steps + self.others_steps, RUN_ID: self.run_id, WEIGHTS: self.weights_updates}
+        return {name: np.full(self._lanes, value, np.int32) for name, value in values.items()}
 
     def _was_reset(self, state: Nest) -> bool:
         """Whether the environments were reset by hand since `observe`."""
@@ -223,7 +246,7 @@ class Actor:
             discount=goes_on.astype(np.float32),
             first=self._first,
             last=last,
-            extras={**self._extras, AGE: np.full(self._lanes, self.env_steps, np.int32)},
+            extras={**self._extras, **self._stamps()},
         )
         self._writer.append(step, priority)
 

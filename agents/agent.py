@@ -37,6 +37,7 @@ class Agent:
 
     def act(self, state: Nest) -> Nest:
         """The action for `state`."""
+        self.actor.weights_updates = self.learner.updates
         if self._single:
             return tree.map_structure(lambda a: a[0], self.actor.act(_one_lane(state)))
         return self.actor.act(state)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import tensorflow as tf
 import tree
 
 from agents.algos.algo import Algo, networks
+from agents.cancellation import cancellable
 from agents.reward_augmentation.registry import REWARD_AUGMENTATIONS
 from pipeline.checks import check_positive
 from pipeline.dataset import Draw
@@ -23,10 +24,32 @@ TPU_DEVICE = Path("/dev/accel0")
 """what a TPU virtual machine has"""
 AGE = "env_steps"
 """the row extra that says at how many environment steps it was written"""
+RUN_ID = "run_id"
+"""the row extra that says in which life of the learner the weights were made that acted"""
+WEIGHTS = "weights_updates"
+"""the row extra that says how many updates had made these weights"""
+STAMPS = (AGE, RUN_ID, WEIGHTS)
+"""[] i32 each, what an actor stamps every row with"""
+
+
+COMPILE_S = 240.0
+"""that the first call may take longer than the others"""
+_NO_DATA = (
+    tf.errors.OutOfRangeError,
+    tf.errors.CancelledError,
+    tf.errors.UnavailableError,
+    tf.errors.DeadlineExceededError,
+    StopIteration,
+)
+"""how a replay that gives nothing in time, or is gone, shows"""
 
 
 class LearnerError(RunError):
     """Learning cannot go on; the message says why, and at which update."""
+
+
+class NoDataError(LearnerError):
+    """The replay gave nothing in time: its iterator is of no use any more, and `connect` makes another."""
 
 
 @gin.register
@@ -50,16 +73,23 @@ class Learner:
         updates_per_call: int = 32,
         updates_per_step: float = 1.0,
         reward_augmentation: str = "none",
+        max_policy_lag: int = 8,
         xla: bool = True,
     ):
         """`train_steps`: environment steps of the whole training, the end of annealing. `seed`: of batches' randomness.
 
         `updates_per_step`: updates per environment step of a replay, once it holds its `min_size`.
         `reward_augmentation`: which rewards are learnt from; returns of episodes and evaluations remain the true ones.
+        `max_policy_lag`: a queue's rollout is dropped where its policy is older than so many rollouts' updates.
 
         With `xla` the loop is compiled by XLA, on one replica; on several, or on a TPU, the strategy decides.
         """
-        check_positive("Learner", updates_per_call=updates_per_call, updates_per_step=updates_per_step)
+        check_positive(
+            "Learner",
+            updates_per_call=updates_per_call,
+            updates_per_step=updates_per_step,
+            max_policy_lag=max_policy_lag,
+        )
         self.batches = 1 if memory.on_policy else updates_per_call
         """of one draw"""
         self._updates_per_step = updates_per_step
@@ -81,22 +111,30 @@ class Learner:
         self.updates = 0
         self.rollouts = 0
         """rollouts learnt from"""
+        self.stale_rollouts = 0
+        """rollouts dropped, because their policy was too old, or made in another life of the learner"""
+        self.run_id = 0
+        """[0, 2^31), of this life; rows carry it"""
+        self._max_policy_lag = max_policy_lag
         self.max_priority = 1.0
         tpu = isinstance(strategy, tf.distribute.TPUStrategy)
         # AutoGraph's translation of every function would take most of the time until the first update.
         jit = xla and self._replicas == 1 and not tpu
         self._update_all = tf.function(self._loop, jit_compile=jit, autograph=False)
         self._run = tf.function(self._draw_and_update, autograph=False)
+        self._call: Callable[..., tf.Tensor] | None = None
         self._iterator: Any = None
-        self._write_priorities: Callable[[tf.Tensor, tf.Tensor], None] | None = None
+        self._write_priorities: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], None] | None = None
         norms = [f"gradient_norm/{group}" for group in self._optimizers]
         rates = [f"learning_rate/{group}" for group in self._optimizers]
-        self._names = [*algo.metrics, *norms, *rates, "sample_age"]
+        self._names = [*algo.metrics, *norms, *rates, "sample_age", "policy_lag"]
         if memory.prioritized:
             self._names += ["priority_mean", "priority_max"]
 
-    def connect(self, make_dataset: Callable[[int, int], tf.data.Dataset], address: str, table: str) -> None:
-        """Reads from `make_dataset(batches a draw, replicas)`, and writes priorities to `table` at `address`.
+    def connect(
+        self, make_dataset: Callable[[int, int], tf.data.Dataset], addresses: Sequence[str] = (), table: str = ""
+    ) -> None:
+        """Reads from `make_dataset(batches a draw, replicas)`, and writes priorities to `table` at `addresses`.
 
         Without a `table` no priorities are written.
         """
@@ -105,10 +143,21 @@ class Learner:
             lambda context: make_dataset(self.batches, self._replicas), host
         )
         self._iterator = iter(dataset)
-        self._write_priorities = None
-        if self._memory.prioritized and table:
-            client = reverb.TFClient(address)
-            self._write_priorities = lambda keys, priorities: client.update_priorities(table, keys, priorities)
+        if self._memory.prioritized and table and self._write_priorities is None:
+            self._write_priorities = _priority_writer(addresses, table)
+
+    def disconnect(self) -> None:
+        """Gives up what was drawn and not learnt from; until `connect`, nothing is read."""
+        self._iterator = None
+
+    @property
+    def windows_per_draw(self) -> int:
+        """Windows that one `run` takes from the tables; rollouts, of a queue."""
+        return self._replicas if self._memory.on_policy else self.batches * self._algo.data().batch_size
+
+    def samples_per_insert(self) -> float:
+        """Windows to be sampled for each one written."""
+        return 1.0 if self._memory.on_policy else self._updates_per_step * self._algo.data().batch_size
 
     def due(self, env_steps: int, rollouts: int) -> bool:
         """Whether another call is due at `env_steps` environment steps and `rollouts` rollouts written.
@@ -120,18 +169,29 @@ class Learner:
         allowed = (env_steps - self._algo.data().min_size) * self._updates_per_step
         return self.updates + self.batches <= allowed
 
-    def run(self, env_steps: int) -> dict[str, float]:
+    def run(self, env_steps: int, timeout_s: float = 60.0) -> dict[str, float]:
         """Performs the updates of one call at `env_steps` environment steps; returns their mean metrics.
 
-        Raises LearnerError where the replay gives no data in time, and where the loss is not finite.
+        No metrics come of rollouts that were dropped. Raises NoDataError where the replay gives no data in time, or its
+        server is lost, and LearnerError where the loss is not finite.
         """
+        arguments = (self._iterator, tf.constant(env_steps, tf.int32), tf.constant(self.run_id, tf.int32))
         try:
-            values = self._run(self._iterator, tf.constant(env_steps, tf.int32)).numpy()
-        except (tf.errors.OutOfRangeError, StopIteration) as error:
-            raise LearnerError(
+            if self._call is None:
+                self._call = cancellable(self._run.get_concrete_function(*arguments))
+                # The first call compiles, and may take far longer than any later one.
+                timeout_s += COMPILE_S
+            values = self._call(timeout_s, *arguments).numpy()
+        except (tf.errors.OpError, StopIteration) as error:
+            if not isinstance(error, _NO_DATA):
+                raise
+            raise NoDataError(
                 f"The learner waits for the replay: after {self.updates} updates it got no samples in time."
             ) from error
         *means, updates = values.tolist()
+        if not updates:
+            self.stale_rollouts += self._replicas
+            return {}
         metrics = dict(zip(self._names, means, strict=True))
         self.updates += int(updates)
         if self._memory.on_policy:
@@ -178,19 +238,27 @@ class Learner:
         """How often the update loop was traced; 1 in every healthy run."""
         return self._run.experimental_get_tracing_count()
 
-    def _draw_and_update(self, iterator: Any, env_steps: tf.Tensor) -> tf.Tensor:
+    def _draw_and_update(self, iterator: Any, env_steps: tf.Tensor, run_id: tf.Tensor) -> tf.Tensor:
         draw: Draw = next(iterator)
-        priorities, metrics = self._update_all(draw.steps, draw.correction, env_steps)
+        priorities, metrics = self._update_all(draw.steps, draw.correction, env_steps, run_id)
         if self._write_priorities is not None:
             # Replica-major keys [k * B / R] each, beside priorities [k, B].
-            local = self._strategy.experimental_local_results(draw.keys)
-            keys = tf.concat([tf.reshape(k, [self.batches, -1]) for k in local], axis=1)
+            keys, shards = (
+                tf.concat([tf.reshape(part, [self.batches, -1]) for part in self._local(column)], axis=1)
+                for column in (draw.keys, draw.shard)
+            )
             # The table refuses what is not finite; `run` reports it.
             finite = tf.where(tf.math.is_finite(priorities), priorities, 0.0)
-            self._write_priorities(tf.reshape(keys, [-1]), tf.cast(tf.reshape(finite, [-1]), tf.float64))
+            flat = (tf.reshape(column, [-1]) for column in (keys, tf.cast(finite, tf.float64), shards))
+            self._write_priorities(*flat)
         return metrics
 
-    def _loop(self, steps: Step, correction: tf.Tensor, env_steps: tf.Tensor) -> tuple[tf.Tensor | None, tf.Tensor]:
+    def _local(self, value: Any) -> tuple[Any, ...]:
+        return self._strategy.experimental_local_results(value)
+
+    def _loop(
+        self, steps: Step, correction: tf.Tensor, env_steps: tf.Tensor, run_id: tf.Tensor
+    ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """All updates of a draw.
 
         Returns the priorities [k, B] that a prioritized memory wants, and the means of the metrics in the order of
@@ -200,7 +268,7 @@ class Learner:
         for group, rate in self._algo.learning_rates(progress).items():
             self._optimizers[group].learning_rate.assign(rate)
         if self._memory.on_policy:
-            return None, self._learn_rollout(steps, correction, progress, env_steps)
+            return None, self._learn_rollout(steps, correction, progress, env_steps, run_id)
         return self._learn_batches(steps, correction, progress, env_steps)
 
     def _learn_batches(
@@ -232,14 +300,16 @@ class Learner:
         return stacked, tf.concat([total / count, [tf.reduce_mean(stacked), largest, count]], axis=0)
 
     def _learn_rollout(
-        self, steps: Step, correction: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor
+        self, steps: Step, correction: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor, run_id: tf.Tensor
     ) -> tf.Tensor:
-        """All epochs over the examples of a rollout; the moments grow when they are done."""
+        """All epochs over the examples of a rollout; the moments grow when they are done. None over a stale one's."""
         data, strategy = self._algo.data(), self._strategy
         batch = strategy.run(self._prepare, args=(steps, correction, tf.constant(0), progress, env_steps))
         examples = strategy.experimental_local_results(batch.weight)[0].shape[0]
         size = data.batch_size // self._replicas or examples
-        turns = data.epochs * (examples // size)
+        stale = strategy.run(self._stale_rows, args=(steps.extras[RUN_ID], steps.extras[WEIGHTS], run_id))
+        fresh = tf.equal(strategy.reduce(tf.distribute.ReduceOp.SUM, stale, axis=None), 0)
+        turns = tf.where(fresh, data.epochs * (examples // size), 0)
         order = strategy.run(self._order, args=(examples, data.epochs, size))
 
         def update(turn: tf.Tensor, total: tf.Tensor) -> tuple[Any, ...]:
@@ -247,11 +317,20 @@ class Learner:
             return (self._after_update(total, metrics),)
 
         (total,) = _repeat(turns, update, tf.zeros([len(self._names)]))
-        self._rollouts.assign_add(self._replicas)
+        self._rollouts.assign_add(tf.where(fresh, tf.constant(self._replicas, tf.int64), 0))
+        counted = tf.cast(fresh, tf.float32)
         for name, sums in strategy.run(self._measure, args=(batch, env_steps)).items():
-            merged = [strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in sums]
+            merged = [counted * strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in sums]
             self.params.moments[name].merge(*merged)
-        return tf.concat([total / turns, [turns]], axis=0)
+        updates = tf.cast(turns, tf.float32)
+        return tf.concat([tf.math.divide_no_nan(total, updates), [updates]], axis=0)
+
+    def _stale_rows(self, run_id: tf.Tensor, updates: tf.Tensor, own_run_id: tf.Tensor) -> tf.Tensor:
+        """[] i32: rows of a rollout that weights of another life, or too old ones, acted in; on one replica."""
+        done, calls = (tf.cast(counter, tf.float32) for counter in (self._updates, self._rollouts // self._replicas))
+        # Every call makes as many updates: lag / (done / calls) is the lag in rollouts.
+        old = (done - tf.cast(updates, tf.float32)) * calls > self._max_policy_lag * done
+        return tf.reduce_sum(tf.cast(old | tf.not_equal(run_id, own_run_id), tf.int32))
 
     def _prepare(
         self, steps: Step, correction: tf.Tensor, index: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor
@@ -305,9 +384,10 @@ class Learner:
             variables = self.params.online[group].trainable_variables
             optimizer.apply_gradients(zip(grads, variables, strict=True), skip_gradients_aggregation=True)
         rates = [tf.cast(optimizer.learning_rate, tf.float32) for optimizer in self._optimizers.values()]
-        written = batch.steps.extras[AGE]
-        age = tf.reduce_mean(tf.cast(env_steps - (written if written.shape.rank == 1 else written[:, 0]), tf.float32))
-        metrics = [*(update.metrics[name] for name in self._algo.metrics), *norms, *rates, age]
+        extras = batch.steps.extras
+        age = _mean_since(extras[AGE], env_steps)
+        lag = _mean_since(extras[WEIGHTS], tf.cast(self._updates, tf.int32))
+        metrics = [*(update.metrics[name] for name in self._algo.metrics), *norms, *rates, age, lag]
         return update.priorities, tf.stack(metrics)
 
     def _measure(self, batch: Batch, env_steps: tf.Tensor) -> dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
@@ -335,10 +415,35 @@ class Learner:
         return tf.no_op()
 
 
-def _repeat(count: int, turn: Callable[..., tuple[Any, ...]], *state: Any) -> tuple[Any, ...]:
+def _repeat(count: int | tf.Tensor, turn: Callable[..., tuple[Any, ...]], *state: Any) -> tuple[Any, ...]:
     """What becomes of `state` when `state = turn(index, *state)` is done for index 0 to `count` - 1."""
     body = lambda index, *state: (index + 1, *turn(index, *state))  # noqa: E731
     return tf.while_loop(lambda index, *_: index < count, body, (0, *state))[1:]
+
+
+def _mean_since(written: tf.Tensor, now: tf.Tensor) -> tf.Tensor:
+    """[] f32: the mean of `now` less what the first rows [B] or [B, T + 1] i32 carry."""
+    return tf.reduce_mean(tf.cast(now - (written if written.shape.rank == 1 else written[:, 0]), tf.float32))
+
+
+def _priority_writer(addresses: Sequence[str], table: str) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], None]:
+    """What sends keys [n] u64 and priorities [n] f64 to the servers of the numbers [n] i32 that hold the items."""
+    clients = [reverb.TFClient(address) for address in addresses]
+
+    def write(keys: tf.Tensor, priorities: tf.Tensor, shards: tf.Tensor) -> None:
+        if len(clients) == 1:
+            clients[0].update_priorities(table, keys, priorities)
+            return
+        for shard, client in enumerate(clients):
+            own = shards == shard
+
+            def send(client: reverb.TFClient = client, own: tf.Tensor = own) -> tf.Operation:
+                client.update_priorities(table, tf.boolean_mask(keys, own), tf.boolean_mask(priorities, own))
+                return tf.no_op()
+
+            tf.cond(tf.reduce_any(own), send, tf.no_op)
+
+    return write
 
 
 def _is_finite(value: float) -> bool:

@@ -52,14 +52,14 @@ def works() -> dict[str, Callable[[], int]]:
             extras={AGE: np.zeros(shape, np.int32)},
         ),
     )
-    draw = Draw(steps, tf.ones(shape[:2]), tf.zeros([K * BATCH], tf.uint64))
+    draw = Draw(steps, tf.ones(shape[:2]), tf.zeros([K * BATCH], tf.uint64), tf.zeros([K * BATCH], tf.int32))
     settings: Any = {"gamma": 0.99, "batch_size": BATCH, "target_update_period": 100}
 
     def learner(algo: Any, xla: bool) -> Learner:
         made = Learner(
             algo, Uniform(), make_strategy("local"), observation, action, 1000, 0, updates_per_call=K, xla=xla
         )
-        made.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(draw).repeat(), "", "")
+        made.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(draw).repeat())
         return made
 
     def acting(policy: Policy) -> Callable[[], int]:

@@ -104,7 +104,7 @@ def measure(work: Work) -> dict[str, float]:
         if not plan.memory.on_policy:
             speeds["learner_updates_per_s"] = updates_per_second(agent.learner, agent.actor.env_steps)
             cached = agent.learner.next_draw()
-            agent.learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(cached).repeat(), "", "")
+            agent.learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(cached).repeat())
             speeds["cached_updates_per_s"] = updates_per_second(agent.learner, agent.actor.env_steps)
         parts.close()
     return speeds

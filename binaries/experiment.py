@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,17 +17,24 @@ if TYPE_CHECKING:
     import reverb
     import tensorflow as tf
 
+    from agents.actor import Actor
     from agents.agent import Agent
     from agents.algos.algo import Algo
     from agents.evaluator import Evaluator
     from agents.learner import Learner
+    from pipeline.dataset import Shares
     from pipeline.envs.crashes import Crashes
     from pipeline.envs.environment import Environment
     from pipeline.envs.lanes import Lanes
     from pipeline.envs.recorder import Videos
+    from pipeline.types import Params
+    from pipeline.waiting import Waiting
+    from servers.memory.memory import Ratio
 
 SAMPLE_TIMEOUT_MS = 60_000
 EVALUATION_LANES = 100
+SLACK_DRAWS = 8
+"""the learner's draws that actors in processes of their own may be ahead of it"""
 RECORDED_LANES = 4
 """of the evaluation at the end where it is recorded: each has an encoder of its own"""
 
@@ -69,6 +76,16 @@ class Experiment:
     """failures of environments an environment step that are borne; more of them end the run"""
     step_timeout: float = 60.0
     """seconds after which a step of all lanes counts as failed"""
+    publish_period: int = 100
+    """in processes of their own: updates between two publications of the weights; a queue's come after every call"""
+    pull_period: int = 10
+    """in processes of their own: steps of all lanes after which an actor asks for newer weights"""
+    replay_checkpoint_period: float = 60.0
+    """seconds between two checkpoints of a replay server that is a process of its own"""
+    startup_timeout: float = 600.0
+    """seconds that a process may wait for the others at the beginning"""
+    stall_timeout: float = 300.0
+    """seconds that a process may wait for the others later on; then it ends, and says who waited for whom"""
     record_period: int = 50
     """with --record_video: episodes of the first lane from one video to the next in training"""
     video_codec: str = "libx264"
@@ -208,17 +225,35 @@ class Plan:
 
         return tables.signature(self.rows, self.data.window, self.lanes if self.memory.blocks else None)
 
-    def learner(self, address: str) -> Learner:
-        """A learner that reads from the replay server at `address` ('host:port')."""
+    def learner(self) -> Learner:
+        """A learner that reads from nowhere yet: see `connect`."""
         import tensorflow as tf
 
         from agents.learner import Learner
+
+        experiment = self.experiment
+        tf.keras.utils.set_random_seed(experiment.seed)
+        return gin.get_configurable(Learner)(
+            self.algo,
+            self.memory,
+            self.strategy,
+            self.environment.observation_spec,
+            self.environment.action_spec,
+            experiment.train_steps,
+            experiment.seed,
+        )
+
+    def connect(
+        self, learner: Learner, addresses: Sequence[str], alive: Sequence[int] = (0,), shares: Shares | None = None
+    ) -> None:
+        """Lets `learner` read from the replay servers at `addresses` ('host:port'); see `pipeline.dataset.dataset`."""
+
         from pipeline.dataset import dataset
         from servers import tables
 
         def make_dataset(batches: int, replicas: int) -> tf.data.Dataset:
             return dataset(
-                address,
+                addresses,
                 tables.TABLE,
                 self.rows,
                 self.data,
@@ -228,21 +263,73 @@ class Plan:
                 batches=batches,
                 replicas=replicas,
                 timeout_ms=SAMPLE_TIMEOUT_MS,
+                alive=alive,
+                shares=shares,
             )
 
-        experiment = self.experiment
-        tf.keras.utils.set_random_seed(experiment.seed)
-        learner = gin.get_configurable(Learner)(
-            self.algo,
-            self.memory,
-            self.strategy,
-            self.environment.observation_spec,
-            self.environment.action_spec,
-            experiment.train_steps,
-            experiment.seed,
-        )
-        learner.connect(make_dataset, address, tables.TABLE)
-        return learner
+        learner.connect(make_dataset, addresses, tables.TABLE)
+
+    def items_per_draw(self, learner: Learner) -> float:
+        """Items that one call of `learner` takes from the tables."""
+        return learner.windows_per_draw / (1 if self.memory.on_policy else self.windows)
+
+    def ratio(self, learner: Learner) -> Ratio:
+        """How much is learnt from what comes in, where actors and learner are processes of their own; in items."""
+        from servers.memory.memory import Ratio
+
+        drawn = self.items_per_draw(learner)
+        if self.memory.on_policy:
+            return Ratio(1.0, 0.0, drawn)
+        steps = self.windows * self.data.period
+        return Ratio(learner.samples_per_insert() * self.data.period, self.data.min_size / steps, SLACK_DRAWS * drawn)
+
+    def tables(self, learner: Learner, servers: int) -> list[reverb.Table]:
+        """The tables of one of `servers` replay servers that are processes of their own."""
+        from agents.algos.algo import acting_variables
+        from servers import identity, reports, tables, variables
+
+        data, ratio = self.data, self.ratio(learner)
+        part = data._replace(size=max(1, data.size // servers))
+        ratio = ratio._replace(min_items=ratio.min_items / servers)
+        return [
+            self.memory.table(tables.TABLE, part, self.lanes, self.signature(), ratio),
+            variables.table(acting_variables(learner.params)),
+            reports.table(),
+            identity.table(),
+        ]
+
+    def actor(
+        self,
+        params: Params,
+        clients: Sequence[reverb.Client],
+        seed: int,
+        waiting: Waiting | None = None,
+        places: Sequence[float] | None = None,
+    ) -> Actor:
+        """An actor of the training's lanes that acts with `params` and writes to the servers of `clients`.
+
+        `places`: of each lane among all of the training's, in [0, 1]; evenly spread where they are not given.
+        """
+        from agents.actor import Actor, Policy
+        from pipeline.writer import RolloutWriter, Writer
+        from servers import tables
+
+        data, lanes, table = self.data, self.lanes, tables.TABLE
+        if self.memory.on_policy:
+            writer = RolloutWriter(clients, table, self.rows, lanes, data.window, waiting)
+        else:
+            writer = Writer(
+                clients, table, self.rows, lanes, data.window, data.period, self.memory.blocks, waiting=waiting
+            )
+        policy = Policy(self.algo, params, self.environment.observation_spec, lanes, seed, training=True, places=places)
+        return Actor(policy, writer, self.environment.action_spec, lanes, data)
+
+    def evaluator(self, params: Params, episodes: int, seed: int, seen: bool) -> Evaluator:
+        """An evaluator of its own environments, which are recorded or shown if they are to be `seen`."""
+        from agents.evaluator import Evaluator
+
+        lanes = self._evaluation_lanes(episodes, seen)
+        return Evaluator(self.algo, params, lanes, episodes, seed, self.experiment.eval_policy == "greedy")
 
     def build(self, scratch: Path, port: int | None = None, replay: Path | None = None) -> Parts:
         """Starts the Reverb server (with the contents of `replay`) and puts the parts together.
@@ -251,42 +338,27 @@ class Plan:
         """
         import reverb
 
-        from agents.actor import Actor, Policy
         from agents.agent import Agent
-        from agents.evaluator import Evaluator
-        from pipeline.writer import RolloutWriter, Writer
         from servers import tables
 
-        experiment, algo, data, memory, lanes = self.experiment, self.algo, self.data, self.memory, self.lanes
-        table = memory.table(tables.TABLE, data, lanes, self.signature())
-        server = tables.serve(table, scratch, replay, port)
+        experiment = self.experiment
+        table = self.memory.table(tables.TABLE, self.data, self.lanes, self.signature())
+        server = tables.serve([table], scratch, replay, port)
         address = f"localhost:{server.port}"
-        learner = self.learner(address)
+        learner = self.learner()
+        self.connect(learner, [address])
         client = reverb.Client(address)
-        if memory.on_policy:
-            writer = RolloutWriter(client, tables.TABLE, self.rows, lanes, data.window)
-        else:
-            writer = Writer(client, tables.TABLE, self.rows, lanes, data.window, data.period, blocks=memory.blocks)
-        observation_spec, action_spec = self.environment.observation_spec, self.environment.action_spec
-        policy = Policy(algo, learner.params, observation_spec, lanes, experiment.seed, training=True)
-        actor = Actor(policy, writer, action_spec, lanes, data)
-        agent = Agent(algo, actor, learner, None if self.single else lanes)
-
+        actor = self.actor(learner.params, [client], experiment.seed)
         if self._videos is not None:
             self._videos.env_steps = lambda: actor.env_steps
-
-        def evaluator(episodes: int, seed: int, seen: bool) -> Evaluator:
-            lanes = self._evaluation_lanes(episodes, seen)
-            return Evaluator(algo, learner.params, lanes, episodes, seed, experiment.eval_policy == "greedy")
-
         return Parts(
             experiment,
-            algo,
+            self.algo,
             self.environment,
             self.crashes,
             server,
             client,
-            agent,
-            evaluator=evaluator(experiment.eval_episodes, experiment.eval_seed, seen=False),
-            tester=evaluator(experiment.test_episodes, experiment.test_seed, seen=True),
+            Agent(self.algo, actor, learner, None if self.single else self.lanes),
+            evaluator=self.evaluator(learner.params, experiment.eval_episodes, experiment.eval_seed, seen=False),
+            tester=self.evaluator(learner.params, experiment.test_episodes, experiment.test_seed, seen=True),
         )

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags as absl_flags
 
 from binaries import console, flags, settings
@@ -35,7 +36,7 @@ def save(parts: Parts, folder: Path) -> None:
     ]
 
     def act(*leaves: tf.Tensor) -> dict[str, Any]:
-        core = algo.initial_core(params, 1)
+        core = algo.initial_core(params, np.zeros(1, np.float32))
         observation = tree.unflatten_as(spec, leaves)
         action, _, after = algo.select_action(params, observation, core, tf.zeros([2], tf.int32), training=False)
         if any(one is not other for one, other in zip(tree.flatten(core), tree.flatten(after), strict=True)):

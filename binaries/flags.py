@@ -37,6 +37,13 @@ flags.DEFINE_bool("training", True, "whether to train; False: the newest checkpo
 flags.DEFINE_integer(
     "copies", None, "independent runs, in OUTPUT_DIR/run_0 and so on, with seeds of their own", lower_bound=1
 )
+flags.DEFINE_integer(
+    "num_workers",
+    1,
+    "actors, each a process, with a learner, an evaluator and replay servers beside them; 1: all in one process",
+    lower_bound=1,
+)
+flags.DEFINE_integer("shards", 1, "replay servers that share the replay, where they are processes", lower_bound=1)
 flags.DEFINE_bool(
     "render", False, "show the first lane's episodes and the test's in a window; without a display, record them"
 )
@@ -53,7 +60,7 @@ flags.DEFINE_integer("port", 0, "the replay server's port; 0: any free one", low
 GROUPS = {
     "What to run": ("hparams", "hparam_override", "env", "import", "seed", "list"),
     "For how long": ("train_steps", "eval_episodes", "test_episodes"),
-    "What to do": ("training", "copies", "render", "record_video", "profile", "quiet"),
+    "What to do": ("training", "copies", "num_workers", "shards", "render", "record_video", "profile", "quiet"),
     "Where": ("sys", "tpu", "output_dir", "port"),
 }
 """the flags as --help shows them"""

@@ -1,18 +1,21 @@
-"""Learns from a replay server that others write to: the compiled update loop alone."""
+"""Learns from replay servers that actors write to: the compiled update loop, and the weights' publication."""
 
 from __future__ import annotations
 
-import signal
+import random
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags as absl_flags
 
-from binaries import console, flags, settings
+from binaries import console, flags, serving, settings
 from binaries.experiment import Plan
-from binaries.run_folder import NATIVE_LOG, RunFolder
+from binaries.run_folder import NATIVE_LOG, RunFolder, as_text
+from binaries.tally import Tally
 from pipeline.types import RunError, UserError
-from servers.checkpoint import Checkpoints
+from pipeline.waiting import Stopped, Waiting
+from servers.checkpoint import Checkpoints, Unit
 
 if TYPE_CHECKING:
     import reverb
@@ -20,144 +23,311 @@ if TYPE_CHECKING:
     from agents.learner import Learner
     from binaries.summaries import Summaries
 
-absl_flags.DEFINE_string("replay", None, "the replay server, host:port")
-
-SERVER_TIMEOUT_S = 10
-STALL_S = 300
-"""without a new environment step, after which the learner gives up"""
-POLL_S = 0.05
-
-
-def check_server(address: str, plan: Plan) -> None:
-    """Raises UserError where no server answers, or its table is not that of this experiment."""
-    import reverb
-
-    from servers import tables
-
-    try:
-        table = reverb.Client(address).server_info(timeout=SERVER_TIMEOUT_S)[tables.TABLE]
-    except (reverb.ReverbError, RuntimeError) as error:
-        raise UserError(f"No replay server answers at --replay={address} within {SERVER_TIMEOUT_S} s.") from error
-    except KeyError as error:
-        raise UserError(f"The server at --replay={address} has no table '{tables.TABLE}'.") from error
-    held: Any = table.signature
-    held, wanted = ({n: (s.shape.as_list(), s.dtype.name) for n, s in x.items()} for x in (held, plan.signature()))
-    if held != wanted:
-        raise UserError(
-            f"The table at --replay={address} holds {held} and these hparams want {wanted}: server, actors and"
-            " learner need the same hparams."
-        )
+absl_flags.declare_key_flag("replay")
+POLL_S = 0.02
+"""between two questions to the servers while the learner waits for them"""
+COUNT_S = 0.5
+"""between two of them while it does not, and between two readings of the actors' reports"""
+DRAW_S = 10.0
+"""that a draw may take, though the servers' counts allow it; then they are asked again"""
 
 
 class Loop:
-    """Updates as the actors' steps allow, to the end of the training or a signal."""
+    """Updates as the replay's limiters allow, to the end of the training or a signal."""
 
     def __init__(
-        self, plan: Plan, learner: Learner, client: reverb.Client, summaries: Summaries, checkpoints: Checkpoints
+        self,
+        plan: Plan,
+        learner: Learner,
+        addresses: list[str],
+        clients: list[reverb.Client],
+        folder: RunFolder,
+        checkpoints: Checkpoints,
+        unit: Unit | None,
+        *,
+        stop: serving.Stop,
+        watchdog: serving.Watchdog,
+        quiet: bool,
     ):
+        """Goes on from `unit`."""
+        from agents.algos.algo import acting_variables
+        from binaries.summaries import Summaries
+        from pipeline.dataset import Shares
+        from servers.shards import Shards
+        from servers.variables import Publisher
+
         self._plan = plan
+        self._experiment = plan.experiment
         self._learner = learner
-        self._client = client
-        self._summaries = summaries
+        self._addresses = addresses
+        self._folder = folder
         self._checkpoints = checkpoints
-        self._stop = False
+        self._watchdog = watchdog
+        self._ratio = plan.ratio(learner)
+        self._drawn = plan.items_per_draw(learner)
+        self._shards = Shards(clients, self._ratio)
+        self._shares = Shares(len(addresses)) if len(addresses) > 1 else None
+        self._publisher = Publisher(clients, acting_variables(learner.params))
+        self._published = -1
+        self._tally = Tally()
+        if unit is not None:
+            self._restore(unit)
+        self._summaries: Summaries = Summaries(folder.path, self._tally.env_steps, ["train"])
+        self._progress = console.Progress(
+            self._experiment.train_steps, self._tally.env_steps, learner.updates, quiet=quiet
+        )
+        self._waiting = Waiting(self._experiment.startup_timeout, self._progress.warn, stop)
+        self._counted = self._read = self._told = 0.0
+        self._saved = time.monotonic()
+        self._metrics: dict[str, float] = {}
+        self._call_seconds = 0.0
+        self._next_log = self._next(self._experiment.log_period)
+        self._next_distributions = self._next(self._experiment.distribution_period)
+        self._logged = (time.monotonic(), self._tally.env_steps, learner.updates, 0, 0)
 
-    def run(self) -> None:
-        """Returns when it is done or asked to stop, with everything saved; raises RunError at a stall."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-        experiment, learner = self._plan.experiment, self._learner
-        progress = console.Progress(experiment.train_steps, self._inserted(), learner.updates)
-        saved = moved = time.monotonic()
-        steps = 0
-        while self._left(steps) and not self._stop:
-            now = time.monotonic()
-            before, steps = steps, self._inserted()
-            moved = now if steps > before else moved
-            if self._due(steps):
-                metrics = learner.run(steps)
-                values = {f"learner/{name}": value for name, value in metrics.items()}
-                self._summaries.scalars("train", learner.updates, values)
-            elif now - moved > STALL_S:
-                raise RunError(f"{self._waits(steps)} for {STALL_S} s.")
-            else:
-                time.sleep(POLL_S)
-            if progress.due():
-                progress.show(steps, learner.updates, None)
-                if not self._due(steps):
-                    progress.say(f"{self._waits(steps)} for {now - moved:.0f} s.")
-            if now - saved > experiment.checkpoint_period:
-                self._save()
-                saved = now
-        self._save()
-        self._summaries.flush()
+    def _next(self, period: int) -> int:
+        return (self._tally.env_steps // period + 1) * period
 
-    def _due(self, steps: int) -> bool:
-        return self._learner.due(steps, steps // self._plan.rollout_steps)
-
-    def _left(self, steps: int) -> bool:
-        """Whether there is more to learn."""
-        if self._plan.memory.on_policy:
-            return steps < self._plan.experiment.train_steps or self._due(steps)
-        return self._due(self._plan.experiment.train_steps)
-
-    def _waits(self, steps: int) -> str:
-        return (
-            f"The learner waits for the actors: {steps:,} environment steps are in the replay, updates begin past"
-            f" {self._plan.data.min_size:,}, {self._learner.updates:,} updates are done, and nothing came"
+    def _restore(self, unit: Unit) -> None:
+        try:
+            self._learner.checkpoint().read(str(unit.path / "learner")).assert_consumed()
+            self._tally.restore(unit.state["actors"])
+        except (AssertionError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{unit.path} was not written by a learner of these settings: choose another --output_dir."
+            ) from error
+        self._learner.restored()
+        print(
+            f"Resuming at {unit.step:,} environment steps, {self._learner.updates:,} updates from {unit.path}",
+            flush=True,
         )
 
-    def _inserted(self) -> int:
-        """Environment steps that the replay server has taken so far."""
-        import reverb
-
+    def run(self, operative: str) -> bool:
+        """Returns whether the training came to its end; raises RunError at a stall, after saving."""
+        self._summaries.config(self._tally.env_steps, operative)
+        finished = False
         try:
-            info = self._client.server_info(timeout=SERVER_TIMEOUT_S)["experience"]
-        except (reverb.ReverbError, RuntimeError) as error:
-            raise UserError(f"The replay server does not answer any more: {error}") from error
-        items = info.rate_limiter_info.insert_stats.completed
-        return items * (self._plan.rollout_steps if self._plan.memory.on_policy else self._plan.windows)
+            while not finished:
+                finished = self._turn()
+        except Stopped:
+            pass
+        except RunError:
+            self._end()
+            raise
+        if finished:
+            self._publish(finished=True)
+        self._end()
+        return finished
+
+    def _end(self) -> None:
+        self._progress.clear()
+        self._save()
+        self._flush()
+
+    def _turn(self) -> bool:
+        """Updates, or waits for a moment; returns whether the training is done."""
+        shards = self._shards
+        drawn = self._drawn
+        now = time.monotonic()
+        if shards.changed or shards.credit < drawn or now - self._counted > COUNT_S:
+            self._counted = now
+            shards.poll()
+            self._read_reports(now)
+            if shards.alive and shards.changed:
+                self._connect()
+            if shards.unpublished():
+                self._publish()
+        self._watch(now)
+        if shards.alive and shards.credit >= drawn:
+            if self._shares is not None:
+                self._shares.items.assign(shards.contents(self._plan.memory.on_policy))
+            self._update()
+            return False
+        if self._tally.env_steps >= self._experiment.train_steps and shards.alive:
+            return True
+        self._waiting.on(self._reason)
+        time.sleep(POLL_S)
+        return False
+
+    def _update(self) -> None:
+        from agents.learner import NoDataError
+
+        learner = self._learner
+        begun = time.monotonic()
+        try:
+            with self._watchdog.during("learns, from what the replay server sends"):
+                metrics = learner.run(self._tally.env_steps, DRAW_S)
+        except NoDataError:
+            # The counts allowed the draw: a server is gone, or holds other items than it did.
+            learner.disconnect()
+            self._shards.changed = True
+            self._waiting.on(self._reason)
+            return
+        self._call_seconds = time.monotonic() - begun
+        self._shards.draw(self._drawn)
+        self._metrics = metrics or self._metrics
+        self._waiting.over()
+        self._waiting.limit_s = self._experiment.stall_timeout
+        if self._plan.memory.on_policy or learner.updates - self._published >= self._experiment.publish_period:
+            self._publish()
+
+    def _connect(self) -> None:
+        """Reads from the servers that answer."""
+        self._learner.disconnect()
+        self._shards.poll()
+        self._shards.begin()
+        self._plan.connect(self._learner, self._addresses, self._shards.alive, self._shares)
+        if len(self._addresses) > 1:
+            said = ", ".join(self._addresses[shard] for shard in self._shards.alive)
+            self._progress.warn(f"The learner reads from {said}.")
+
+    def _publish(self, finished: bool = False) -> None:
+        from servers.variables import Version
+
+        learner = self._learner
+        version = Version(learner.run_id, learner.updates, self._tally.env_steps, finished, learner.max_priority)
+        with self._watchdog.during("sends weights to the replay server"):
+            self._publisher.publish(version, self._shards.alive)
+        self._published = learner.updates
+
+    def _read_reports(self, now: float) -> None:
+        from servers import reports
+
+        if now - self._read > COUNT_S and self._shards.alive:
+            self._read = now
+            with self._watchdog.during("reads the actors' reports from the replay server"):
+                self._tally.take(reports.read([self._shards.clients[shard] for shard in self._shards.alive]))
+
+    def _reason(self) -> str:
+        """Who waits for whom."""
+        shards, tally = self._shards, self._tally
+        lost = [address for shard, address in enumerate(self._addresses) if shard not in shards.alive]
+        if not shards.alive:
+            return f"The learner waits for the replay server {' and '.join(lost)}, which does not answer"
+        items, first = sum(shards.items), round(self._ratio.min_items)
+        of = f" of {first:,}" if shards.inserted < first else ""
+        return (
+            f"The learner waits for the replay: {items:,}{of} items, {tally.connected} actors connected, last insert"
+            f" {shards.seconds_since_insert:.0f} s ago{', no answer from ' + ', '.join(lost) if lost else ''}"
+        )
+
+    def _watch(self, now: float) -> None:
+        """Logs, saves and shows what is due."""
+        steps, experiment = self._tally.env_steps, self._experiment
+        if steps >= self._next_log and self._metrics:
+            self._log()
+            self._next_log = self._next(experiment.log_period)
+        if steps >= self._next_distributions:
+            means = self._learner.gradient_means()
+            self._summaries.distributions("train", steps, {f"distribution/gradient/{n}": v for n, v in means.items()})
+            self._next_distributions = self._next(experiment.distribution_period)
+        if now - self._saved > experiment.checkpoint_period:
+            self._save()
+        if now - self._told > 1.0:
+            self._told = now
+            self._folder.write_progress(self._progress.now(steps, self._learner.updates, self._tally.mean_return))
+            if self._summaries.due():
+                self._flush()
+        if self._progress.due():
+            self._progress.show(steps, self._learner.updates, self._tally.mean_return)
+
+    def _log(self) -> None:
+        import tensorflow as tf
+
+        from binaries.summaries import resident_megabytes
+
+        shards, tally, learner = self._shards, self._tally, self._learner
+        now = (time.monotonic(), tally.env_steps, learner.updates, shards.inserted, shards.sampled)
+        seconds, steps, updates, inserted, sampled = (a - b for a, b in zip(now, self._logged, strict=True))
+        self._logged = now
+        finished, tally.finished = tally.finished, []
+        values = {f"learner/{name}": value for name, value in self._metrics.items()}
+        values |= {n: float(v) for n, v in self._plan.algo.acting_metrics(tf.constant(tally.env_steps)).items()}
+        values |= {
+            "speed/env_steps_per_second": steps / seconds,
+            "speed/updates_per_second": updates / seconds,
+            "replay/updates_per_env_step": learner.updates / tally.env_steps,
+            "replay/samples_per_insert": shards.sampled / max(shards.inserted, 1),
+            "replay/inserts_per_second": inserted / seconds,
+            "replay/samples_per_second": sampled / seconds,
+            "replay/priority_lag_seconds": self._call_seconds,
+            "replay/servers": len(shards.alive),
+            "actors/connected": tally.connected,
+            "memory/resident_megabytes": resident_megabytes(),
+            "environment/crashes": tally.crashes,
+        }
+        if self._plan.memory.on_policy:
+            values["replay/stale_rollouts"] = learner.stale_rollouts
+        for shard in shards.alive:
+            values[f"replay/items/{shard}"] = shards.items[shard]
+        if finished:
+            values["episode_return"] = sum(r for r, _ in finished) / len(finished)
+            values["episode_length"] = sum(length for _, length in finished) / len(finished)
+        self._summaries.scalars("train", tally.env_steps, values)
 
     def _save(self) -> None:
-        learner = self._learner
-        write = lambda folder: learner.checkpoint().write(str(folder / "learner"))  # noqa: E731
-        self._checkpoints.save(learner.updates, write, {})
+        learner, tally = self._learner, self._tally
 
-    def _on_signal(self, number: int, frame: object) -> None:
-        del frame
-        self._stop = True
-        signal.signal(number, signal.SIG_DFL)
+        def write(folder: Path) -> None:
+            learner.checkpoint().write(str(folder / "learner"))
+            self._summaries.flush()
+
+        try:
+            self._checkpoints.save(tally.env_steps, write, {"actors": tally.state()})
+        except Exception as error:
+            # A full disk is an OSError to Python only; TensorFlow has errors of its own.
+            self._unsaved(f"no checkpoint at {tally.env_steps:,} steps ({error}); the one before stands", error)
+        self._saved = time.monotonic()
+
+    def _flush(self) -> None:
+        try:
+            self._summaries.flush()
+        except OSError as error:
+            self._unsaved(f"no room for TensorBoard's points ({error.strerror}): they are kept for later", error)
+
+    def _unsaved(self, said: str, error: Exception) -> None:
+        if self._experiment.stop_when_unsaved:
+            raise RunError(f"There is {said}; Experiment.stop_when_unsaved ends the run.") from error
+        self._progress.warn(f"WARNING: {said}.")
 
 
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
-    address = absl_flags.FLAGS["replay"].value
-    if not address:
-        raise UserError("No replay server was named: add --replay=HOST:PORT.")
+    stop = serving.Stop()
+    addresses = serving.addresses()
     folder = RunFolder(command.flags["output_dir"], command.settings)
+    checkpoints = Checkpoints(folder.checkpoints, command.experiment.kept_checkpoints, warn=print)
+    unit = checkpoints.latest()
     log = console.NativeLog()
-    import reverb
     import tensorflow as tf
 
-    from binaries.summaries import Summaries
-
-    tf.config.threading.set_intra_op_parallelism_threads(command.experiment.threads)
+    experiment = command.experiment
+    tf.config.threading.set_intra_op_parallelism_threads(experiment.threads)
     settings.apply(command.settings)
     plan = Plan(command.flags["sys"], command.flags["tpu"])
-    check_server(address, plan)
-    learner = plan.learner(address)
+    learner = plan.learner()
+    learner.run_id = random.SystemRandom().randrange(1, 2**31)
+    settings.check_all_read(command.settings)
     folder.take()
     log.keep(folder.path / NATIVE_LOG)
-    checkpoints = Checkpoints(folder.checkpoints, plan.experiment.kept_checkpoints, warn=print)
-    unit = checkpoints.latest()
-    if unit is not None:
-        learner.checkpoint().read(str(unit.path / "learner")).assert_consumed()
-        learner.restored()
-        print(f"Resuming at {learner.updates:,} updates from {unit.path}", flush=True)
-    folder.write(command.flags, settings.operative())
-    loop = Loop(plan, learner, reverb.Client(address), Summaries(folder.path, learner.updates), checkpoints)
-    loop.run()
-    print(f"{learner.updates:,} updates. Checkpoints: {folder.checkpoints}")
+    operative = settings.operative()
+    folder.write({**command.flags, "replay": addresses}, operative)
+    watchdog = serving.Watchdog("The learner", experiment.startup_timeout)
+    try:
+        clients = serving.clients(
+            addresses,
+            "The learner",
+            as_text(command.settings),
+            Waiting(experiment.startup_timeout, print, stop),
+            watchdog,
+        )
+    except Stopped:
+        return 0
+    quiet = command.flags["quiet"]
+    loop = Loop(plan, learner, addresses, clients, folder, checkpoints, unit, stop=stop, watchdog=watchdog, quiet=quiet)
+    finished = loop.run(operative)
+    end = "The training is done" if finished else "Stopped and saved"
+    print(f"{end}: {learner.updates:,} updates. Checkpoints: {folder.checkpoints}", flush=True)
     return 0
 
 

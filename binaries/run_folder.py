@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -13,15 +12,14 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from binaries.experiment import Experiment
+from binaries.lock import Lock
 from binaries.settings import Binding
 from pipeline.index import ROOT
 from pipeline.types import UserError
 
-LOCK = "lock"
-"""held by the process that runs here; it says which one that is"""
 RUN = "run.json"
 OPERATIVE = "operative_config.gin"
 NATIVE_LOG = "native.log"
@@ -46,6 +44,11 @@ MAY_CHANGE = {
         "kept_checkpoints",
         "stop_when_unsaved",
         "threads",
+        "publish_period",
+        "pull_period",
+        "replay_checkpoint_period",
+        "startup_timeout",
+        "stall_timeout",
     )
 }
 """settings that a resumed run may change: they alter what is reported, or how long it goes on"""
@@ -55,16 +58,18 @@ VERSIONS = ("tensorflow", "dm-reverb", "gym", "gymnasium", "numpy", "gin-config"
 class RunFolder:
     """The folder of one run: configuration, TensorBoard, checkpoints, logs, results."""
 
-    def __init__(self, path: str, settings: Mapping[str, Binding]):
-        """Checks that a run with `settings` can start or continue at `path`; writes nothing. Raises UserError."""
+    def __init__(self, path: str, settings: Mapping[str, Binding], lock: str = "lock"):
+        """Checks that a run with `settings` can start or continue at `path`; writes nothing. Raises UserError.
+
+        `lock`: each of the processes that work at one run holds a lock of its own.
+        """
         if not path:
             raise UserError("No folder was chosen for the run: add --output_dir=FOLDER.")
         self.path = Path(path).expanduser().absolute()
-        self._settings = {name: repr(binding.value) for name, binding in settings.items()}
-        self._lock: IO[str] | None = None
+        self._settings = as_text(settings)
         self._unwritten: list[str] = []
         self._check_writable()
-        self._check_free()
+        self._lock = Lock(self.path, "--output_dir", lock)
         self._check_same_experiment()
 
     @property
@@ -79,12 +84,7 @@ class RunFolder:
 
     def take(self) -> None:
         """Makes the folder, which belongs to this process until it ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / LOCK).open("a+")
-        self._check_free(self._lock)
-        self._lock.truncate(0)
-        self._lock.write(f"{os.getpid()} on {platform.node()}")
-        self._lock.flush()
+        self._lock.take()
 
     def write(self, flags: Mapping[str, Any], operative_config: str) -> None:
         """Records what this run is: flags, settings, versions, git commit, operative configuration."""
@@ -136,21 +136,6 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"--output_dir={self.path} cannot be written ({error.strerror}).") from error
 
-    def _check_free(self, lock: IO[str] | None = None) -> None:
-        """Locks `lock`; without one, tries whether the folder's could be locked."""
-        if lock is None:
-            if (self.path / LOCK).exists():
-                with (self.path / LOCK).open("a+") as stream:
-                    self._check_free(stream)
-            return
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise UserError(
-                f"--output_dir={self.path} is in use by process {lock.read()}: wait for it, or choose another folder."
-            ) from error
-
     def _check_same_experiment(self) -> None:
         if not (self.path / RUN).exists():
             return
@@ -158,15 +143,26 @@ class RunFolder:
             before = json.loads((self.path / RUN).read_text())["settings"]
         except (ValueError, KeyError) as error:
             raise UserError(f"{self.path / RUN} cannot be read ({error}): choose another --output_dir.") from error
-        names = sorted(before.keys() | self._settings.keys())
-        different = [n for n in names if before.get(n) != self._settings.get(n) and n not in MAY_CHANGE]
-        if different:
-            name = different[0]
-            more = f" and {len(different) - 1} more" if len(different) > 1 else ""
-            raise UserError(
-                f"{self.path} holds another experiment's run: {name} was {before.get(name, 'not set')} there and is"
-                f" {self._settings.get(name, 'not set')} here{more}; choose another --output_dir."
-            )
+        said = f"{self.path} holds another experiment's run"
+        check_same_settings(before, self._settings, said, "choose another --output_dir")
+
+
+def as_text(settings: Mapping[str, Binding]) -> dict[str, str]:
+    """Settings by name, as `check_same_settings` compares them."""
+    return {name: repr(binding.value) for name, binding in settings.items()}
+
+
+def check_same_settings(before: Mapping[str, str], now: Mapping[str, str], said: str, mend: str = "") -> None:
+    """Raises UserError, which begins with `said` and ends with `mend`, where settings differ that may not change."""
+    names = sorted(before.keys() | now.keys())
+    different = [n for n in names if before.get(n) != now.get(n) and n not in MAY_CHANGE]
+    if different:
+        name = different[0]
+        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+        raise UserError(
+            f"{said}: {name} was {before.get(name, 'not set')} there and is {now.get(name, 'not set')} here{more}"
+            f"{mend and '; '}{mend}."
+        )
 
 
 def command_line(flags: Mapping[str, Any]) -> list[str]:

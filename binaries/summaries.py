@@ -7,7 +7,7 @@ import os
 import platform
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,15 @@ _files = itertools.count()
 class Summaries:
     """Collects what TensorBoard shows of a run, and writes it below the run's folder at every `flush`."""
 
-    def __init__(self, folder: Path, env_steps: int):
-        """The run begins, or goes on, at `env_steps`: points after them are taken back, for it writes them again."""
-        self._writers = {name: _Writer(folder / name) for name in ("train", "eval")}
-        for path in folder.glob("*/events.out.tfevents.*"):
-            _drop_after(path, env_steps)
+    def __init__(self, folder: Path, env_steps: int, names: Sequence[str] = ("train", "eval")):
+        """The run begins, or goes on, at `env_steps`: points after them are taken back, for it writes them again.
+
+        `names`: of the folders of events that this process writes.
+        """
+        self._writers = {name: _Writer(folder / name) for name in names}
+        for name in names:
+            for path in (folder / name).glob("events.out.tfevents.*"):
+                _drop_after(path, env_steps)
         self._flushed = time.monotonic()
 
     def scalars(self, writer: str, step: int, values: Mapping[str, float]) -> None:
@@ -56,14 +60,16 @@ class Summaries:
         self._writers[writer].add(step, image)
 
     def hparams(self, settings: Mapping[str, Any]) -> None:
-        """What TensorBoard's HParams page shows of this run, beside its scalars."""
+        """What TensorBoard's HParams page shows of this run, beside the scalars of 'eval'."""
         plain = {n: v if isinstance(v, bool | int | float | str) else repr(v) for n, v in settings.items()}
         self._writers["eval"].add(0, hparams_pb(plain))
 
     def config(self, step: int, text: str) -> None:
-        """Shows the operative configuration as text."""
+        """Shows the operative configuration as text, among what the first folder shows."""
         # Markdown shows four spaces as code.
-        self._writers["train"].add(step, text_pb("config", "".join(f"    {line}\n" for line in text.splitlines())))
+        next(iter(self._writers.values())).add(
+            step, text_pb("config", "".join(f"    {line}\n" for line in text.splitlines()))
+        )
 
     def due(self) -> bool:
         """Whether it is time for a `flush`, for those who watch."""

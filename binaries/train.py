@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import tree
 
-from binaries import console, copies, flags, report, settings
+from binaries import console, copies, flags, report, settings, workers
+from binaries.evaluation import record
 from binaries.experiment import Parts, Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder
 from pipeline.envs.recorder import Videos
@@ -177,22 +178,12 @@ class Run:
         if returns.mean() > self._checkpoints.best_score():
             self._save(score=float(returns.mean()))
 
-    def _report(self, kind: str, returns) -> None:
+    def _report(self, kind: str, returns: np.ndarray) -> None:
+        updates = self._agent.learner.updates
         try:
-            self._folder.append_result(
-                kind=kind,
-                env_steps=self._steps,
-                updates=self._agent.learner.updates,
-                mean_return=float(returns.mean()),
-                std_return=float(returns.std()),
-                episodes=len(returns),
-                policy=self._experiment.eval_policy,
-                seed=self._experiment.eval_seed if kind == "eval" else self._experiment.test_seed,
-            )
+            record(self._folder, self._summaries, self._experiment, kind, self._steps, updates, returns)
         except OSError as error:
             self._unsaved(f"no result at {self._steps:,} steps in the run's folder ({error.strerror})", error)
-        name = "episode_return" if kind == "eval" else f"{kind}/episode_return"
-        self._summaries.scalars("eval", self._steps, {name: returns.mean(), f"{name}_std": returns.std()})
 
     def _save(self, score: float | None = None) -> None:
         """Writes everything that a resumed run needs as one unit."""
@@ -357,6 +348,8 @@ def main(argv: list[str]) -> int:
     command = flags.parse(argv)
     if command.flags["copies"] is not None:
         return copies.run(command)
+    if command.flags["num_workers"] > 1:
+        return workers.run(command)
     folder = RunFolder(command.flags["output_dir"], command.settings)
     port = command.flags["port"]
     if port:

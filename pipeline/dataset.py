@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import reverb
@@ -22,6 +23,23 @@ class Draw(NamedTuple):
     """[k, B] f32, 1 / (items in the table x probability of the sample)"""
     keys: tf.Tensor
     """[k * items a batch] u64; for the host only, in the order of the batches"""
+    shard: tf.Tensor
+    """[k * items a batch] i32, which server each item is from; for the host too"""
+
+
+class Shares:
+    """What decides how often each of several replay servers is drawn from: what they hold, by number or by priority."""
+
+    def __init__(self, servers: int):
+        self.items = tf.Variable(tf.ones([servers], tf.float64), trainable=False)
+        """that each server holds; 0 where it does not answer"""
+        self.means = tf.Variable(tf.ones([servers], tf.float64), trainable=False)
+        """of priority ** exponent over the items of each server, as last seen"""
+
+    def now(self) -> tf.Tensor:
+        """[S] f64, the probability of each server."""
+        weight = self.items * self.means
+        return weight / tf.reduce_sum(weight)
 
 
 def check_divides(data: Data, memory: Memory, lanes: int, replicas: int) -> None:
@@ -43,7 +61,7 @@ def check_divides(data: Data, memory: Memory, lanes: int, replicas: int) -> None
 
 
 def dataset(
-    address: str,
+    addresses: Sequence[str],
     table: str,
     rows: Rows,
     data: Data,
@@ -54,42 +72,73 @@ def dataset(
     batches: int,
     replicas: int,
     timeout_ms: int,
+    alive: Sequence[int] = (0,),
+    shares: Shares | None = None,
 ) -> tf.data.Dataset:
     """Endless `Draw`s of `batches` batches for one of `replicas` replicas; a draw from a queue is one rollout.
 
-    Its iterator ends where the table gives no sample for `timeout_ms`: that is a stall, never the end of the data.
+    Where there are several `addresses`, `alive` says which of them answer, and `shares` which of those each item is
+    drawn from: its probability is that of its server times that in its table.
+
+    Its iterator ends where a table gives no sample for `timeout_ms`: that is a stall, never the end of the data.
     """
     windows = lanes if memory.blocks else 1
     batch = lanes if memory.on_policy else data.batch_size // replicas
     items = batches * batch // windows
 
-    def draw(sample: reverb.ReplaySample) -> Draw:
-        def batched(column: tf.Tensor) -> tf.Tensor:  # [items, T + 1, ...] -> [k, B, T + 1, ...]
-            if memory.blocks:  # [items, T + 1, E, ...]
-                column = tf.transpose(column, [0, 2, 1, *range(3, column.shape.rank)])
-                return tf.reshape(column, [batches, batch, *column.shape[2:]])
-            return tf.reshape(column, [batches, batch, *column.shape[1:]])
+    def source(address: str) -> tf.data.Dataset:
+        return reverb.TrajectoryDataset(
+            server_address=address,
+            table=table,
+            dtypes={name: spec.dtype for name, spec in signature.items()},
+            shapes={name: spec.shape for name, spec in signature.items()},
+            max_in_flight_samples_per_worker=memory.in_flight(items),
+            num_workers_per_iterator=memory.workers,
+            rate_limiter_timeout_ms=timeout_ms,
+        )
 
-        info: Any = sample.info
+    def batched(column: tf.Tensor) -> tf.Tensor:  # [items, T + 1, ...] -> [k, B, T + 1, ...]
+        if memory.blocks:  # [items, T + 1, E, ...]
+            column = tf.transpose(column, [0, 2, 1, *range(3, column.shape.rank)])
+            return tf.reshape(column, [batches, batch, *column.shape[2:]])
+        return tf.reshape(column, [batches, batch, *column.shape[1:]])
+
+    def drawn(sample: reverb.ReplaySample, correction: tf.Tensor, shard: tf.Tensor) -> Draw:
         columns: Any = tree.map_structure(batched, sample.data)
-        correction = 1.0 / (tf.cast(info.table_size, tf.float64) * info.probability)
+        info: Any = sample.info
         correction = tf.repeat(tf.cast(correction, tf.float32), windows)
         return Draw(
             steps=rows.unpack(columns),
             correction=tf.reshape(correction, [batches, batch]),
             keys=info.key,
+            shard=shard,
         )
 
-    source = reverb.TrajectoryDataset(
-        server_address=address,
-        table=table,
-        dtypes={name: spec.dtype for name, spec in signature.items()},
-        shapes={name: spec.shape for name, spec in signature.items()},
-        max_in_flight_samples_per_worker=memory.in_flight(items),
-        num_workers_per_iterator=memory.workers,
-        rate_limiter_timeout_ms=timeout_ms,
-    )
+    def draw(sample: reverb.ReplaySample) -> Draw:
+        info: Any = sample.info
+        correction = 1.0 / (tf.cast(info.table_size, tf.float64) * info.probability)
+        return drawn(sample, correction, tf.zeros([items], tf.int32))
+
+    def draw_of_several(sample: reverb.ReplaySample, shard: tf.Tensor) -> Draw:
+        assert shares is not None
+        info: Any = sample.info
+        # Priorities of a server add up to this times its number of items.
+        seen = info.priority**memory.exponent / (info.probability * tf.cast(info.table_size, tf.float64))
+        probability = tf.gather(shares.now(), shard) * info.probability
+        correction = 1.0 / (tf.reduce_sum(shares.items) * probability)
+        count = tf.math.unsorted_segment_sum(tf.ones_like(seen), shard, len(addresses))
+        mean = tf.math.divide_no_nan(tf.math.unsorted_segment_sum(seen, shard, len(addresses)), count)
+        with tf.control_dependencies([correction]):
+            shares.means.assign(tf.where(count > 0, mean, shares.means))
+        return drawn(sample, correction, shard)
+
     options = tf.data.Options()
     options.autotune.enabled = False
-    draws = source.batch(items, drop_remainder=True).map(tf.autograph.experimental.do_not_convert(draw))
+    if shares is None:
+        draws = source(addresses[0]).batch(items, drop_remainder=True)
+        return draws.map(tf.autograph.experimental.do_not_convert(draw)).with_options(options)
+    sources = [source(addresses[shard]).map(lambda sample, i=shard: (sample, tf.constant(i))) for shard in alive]
+    weights: Any = tf.data.Dataset.from_tensors(0).repeat().map(lambda _: tf.gather(shares.now(), list(alive)))
+    mixed = tf.data.Dataset.sample_from_datasets(sources, weights, stop_on_empty_dataset=True)
+    draws = mixed.batch(items, drop_remainder=True).map(tf.autograph.experimental.do_not_convert(draw_of_several))
     return draws.with_options(options)

@@ -1,23 +1,99 @@
-"""Writes rows to a Reverb table, as windows or as rollouts. No arithmetic: returns are the learner's."""
+"""Writes rows to Reverb, as windows or as rollouts. No arithmetic: returns are the learner's."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import reverb
 
 from pipeline.rows import Rows
-from pipeline.types import RunError, Step
+from pipeline.types import Step
+from pipeline.waiting import Waiting
 
 PENDING = 32
 """items that may wait for the server's word before appending waits too; Reverb complains past 50"""
-TIMEOUT_MS = 30_000
+TIMEOUT_S = 30.0
+"""after which a writer that was given no `Waiting` gives up"""
+PATIENCE_MS = 1000
+"""that one server is waited for before the others are tried, and before something is said"""
+TURN = 256
+"""rows written to one server before the next one's turn comes"""
 
 
-class WriterError(RunError):
-    """The replay server did not take what was written."""
+class Streams:
+    """A stream of items to each of several replay servers, which take turns.
+
+    So all of them hold alike much, however many actors there are. A server that takes nothing loses its turn to the
+    next one; what it was sent reaches it when it is back.
+    """
+
+    def __init__(self, clients: Sequence[reverb.Client], table: str, kept: int, waiting: Waiting | None):
+        """`kept`: rows that a new item may refer to. `waiting`: what becomes of a wait for all servers."""
+        self._table = table
+        self._waiting = Waiting(TIMEOUT_S) if waiting is None else waiting
+        self.writers = [client.trajectory_writer(num_keep_alive_refs=kept) for client in clients]
+        self._turn = 0
+        self._rows = 0
+
+    @property
+    def writer(self) -> reverb.TrajectoryWriter:
+        """Whose turn it is."""
+        return self.writers[self._turn]
+
+    def next_row(self) -> bool:
+        """Counts a row; returns whether the turn went to another server, which knows no row before this one."""
+        self._rows += 1
+        if len(self.writers) == 1 or self._rows % TURN:
+            return False
+        self.pass_turn()
+        return True
+
+    def pass_turn(self) -> None:
+        """The next server's turn."""
+        self._turn = (self._turn + 1) % len(self.writers)
+
+    def wait(self, pending: int) -> bool:
+        """Returns when the server whose turn it is has confirmed all but `pending` items.
+
+        With several servers, one that does not is left; returns whether it was. Raises StallError where none takes
+        items for as long as the `Waiting` allows.
+        """
+        moved, said = False, ""
+        while True:
+            for _ in self.writers:
+                try:
+                    self.writer.flush(block_until_num_items=pending, timeout_ms=PATIENCE_MS)
+                except (reverb.DeadlineExceededError, RuntimeError) as error:
+                    said = str(error)
+                    if len(self.writers) > 1:
+                        self.pass_turn()
+                        moved = True
+                else:
+                    self._waiting.over()
+                    return moved
+            self._waiting.on(partial(_reason, self._table, said))
+
+    def flush(self) -> None:
+        """Returns when the servers have confirmed every item; of several, one that does not answer is passed over.
+
+        Raises StallError as `wait`.
+        """
+        if len(self.writers) == 1:
+            self.wait(0)
+            return
+        for writer in self.writers:
+            with contextlib.suppress(reverb.DeadlineExceededError, RuntimeError):
+                writer.flush(timeout_ms=PATIENCE_MS)
+
+    def close(self) -> None:
+        """Ends the streams."""
+        for writer in self.writers:
+            writer.close()
 
 
 class Writer:
@@ -33,52 +109,58 @@ class Writer:
 
     def __init__(
         self,
-        client: reverb.Client,
+        clients: Sequence[reverb.Client],
         table: str,
         rows: Rows,
         lanes: int,
         window: int,
         period: int,
         blocks: bool,
+        waiting: Waiting | None = None,
     ):
-        self._table = table
+        """`clients`: of the replay servers that take turns. `waiting`: see `Streams`; without one it gives up soon."""
         self._rows = rows
         self._window = window
         self._period = period
         self._blocks = blocks
+        self._table = table
         self._count = 0
         self._recent: deque[tuple[dict[str, np.ndarray], np.ndarray]] = deque(maxlen=window)
         """columns and `last` of the rows that a window may still begin at"""
-        self._writer = client.trajectory_writer(num_keep_alive_refs=window)
+        self._streams = Streams(clients, table, window, waiting)
         self._names = list(rows.columns())
-        for name in self._names:
-            for path in [(name,)] if blocks else [(name, lane) for lane in range(lanes)]:
-                # One row a chunk: a row can be read at once, and a sample decompresses no row that it does not hold.
-                self._writer.configure(path, num_keep_alive_refs=window, max_chunk_length=1)
+        for writer in self._streams.writers:
+            for name in self._names:
+                for path in [(name,)] if blocks else [(name, lane) for lane in range(lanes)]:
+                    # One row a chunk: a row can be read at once, and a sample decompresses no row it does not hold.
+                    writer.configure(path, num_keep_alive_refs=window, max_chunk_length=1)
 
     def append(self, step: Step, priority: float = 1.0) -> None:
         """Writes one row of arrays [E, ...], and every window that it completes.
 
-        Raises WriterError where the server does not answer within 30 s.
+        Raises StallError where no server answers for too long.
         """
         self._append(self._rows.pack(step), step.last)
+        if self._streams.next_row():
+            self._repeat()
         if self._count < self._window or (self._count - self._window) % self._period:
             return
-        history: Any = self._writer.history
+        history: Any = self._streams.writer.history
         if self._blocks:
             self._create({name: history[name][-self._window :] for name in self._names}, priority)
         else:
             for lane in np.flatnonzero(~self._recent[0][1]):
                 self._create({name: history[name][lane][-self._window :] for name in self._names}, priority)
-        self._wait(PENDING)
+        if self._streams.wait(PENDING):
+            self._repeat()
 
     def flush(self) -> None:
-        """Returns once the server holds every window that was written; raises WriterError after 30 s."""
-        self._wait(0)
+        """Returns once the servers hold every window that was written; raises StallError as `append`."""
+        self._streams.flush()
 
     def close(self) -> None:
-        """Ends the stream; windows that are not complete are dropped."""
-        self._writer.close()
+        """Ends the streams; windows that are not complete are dropped."""
+        self._streams.close()
 
     def state(self) -> dict[str, Any]:
         """The rows of windows that are not complete; picklable."""
@@ -91,24 +173,39 @@ class Writer:
         self._count = state["count"]
 
     def _append(self, columns: dict[str, np.ndarray], last: np.ndarray) -> None:
-        self._writer.append(columns if self._blocks else {name: list(columns[name]) for name in self._names})
+        self._send(columns)
         self._recent.append((columns, last))
         self._count += 1
 
-    def _create(self, trajectory: dict[str, object], priority: float) -> None:
-        self._writer.create_item(self._table, priority, trajectory)
+    def _repeat(self) -> None:
+        """Sends the recent rows to the server whose turn has come: windows may begin at them."""
+        for columns, _ in self._recent:
+            self._send(columns)
 
-    def _wait(self, pending: int) -> None:
-        _flush(self._writer, self._table, pending)
+    def _send(self, columns: dict[str, np.ndarray]) -> None:
+        rows = columns if self._blocks else {name: list(columns[name]) for name in self._names}
+        self._streams.writer.append(rows)
+
+    def _create(self, trajectory: dict[str, object], priority: float) -> None:
+        self._streams.writer.create_item(self._table, priority, trajectory)
 
 
 class RolloutWriter:
     """Collects rows of E lanes and writes them as one item, {column: [window, E, ...]}, each row once."""
 
-    def __init__(self, client: reverb.Client, table: str, rows: Rows, lanes: int, window: int):
+    def __init__(
+        self,
+        clients: Sequence[reverb.Client],
+        table: str,
+        rows: Rows,
+        lanes: int,
+        window: int,
+        waiting: Waiting | None = None,
+    ):
+        """`clients` and `waiting`: see `Writer`."""
         self._table = table
         self._rows = rows
-        self._writer = client.trajectory_writer(num_keep_alive_refs=1)
+        self._streams = Streams(clients, table, 1, waiting)
         self._columns = rows.empty((window, lanes))
         self._count = 0
 
@@ -121,23 +218,25 @@ class RolloutWriter:
     def end(self) -> None:
         """Writes the rollout; one that is shorter than the window repeats its final row.
 
-        Raises WriterError where the server does not answer within 30 s.
+        Raises StallError where no server takes it for too long.
         """
         for column in self._columns.values():
             column[self._count :] = column[self._count - 1]
         self._count = 0
-        self._writer.append(self._columns)
-        history: Any = self._writer.history
-        self._writer.create_item(self._table, 1.0, {name: history[name][-1] for name in self._columns})
-        self.flush()
+        writer = self._streams.writer
+        writer.append(self._columns)
+        history: Any = writer.history
+        writer.create_item(self._table, 1.0, {name: history[name][-1] for name in self._columns})
+        if not self._streams.wait(0):
+            self._streams.pass_turn()
 
     def flush(self) -> None:
-        """Returns once the server holds every rollout that was written; raises WriterError after 30 s."""
-        _flush(self._writer, self._table, 0)
+        """Returns once the servers hold every rollout that was written; raises StallError as `end`."""
+        self._streams.flush()
 
     def close(self) -> None:
-        """Ends the stream; a rollout that is not complete is dropped."""
-        self._writer.close()
+        """Ends the streams; a rollout that is not complete is dropped."""
+        self._streams.close()
 
     def state(self) -> dict[str, Any]:
         """The rows of the rollout that is not complete; picklable."""
@@ -150,11 +249,5 @@ class RolloutWriter:
             self._columns[name][: self._count] = rows
 
 
-def _flush(writer: reverb.TrajectoryWriter, table: str, pending: int) -> None:
-    try:
-        writer.flush(block_until_num_items=pending, timeout_ms=TIMEOUT_MS)
-    except (reverb.DeadlineExceededError, RuntimeError) as error:
-        raise WriterError(
-            f"The actor waits for the replay server: table '{table}' took no items for"
-            f" {TIMEOUT_MS // 1000} s ({error})."
-        ) from error
+def _reason(table: str, said: str) -> str:
+    return f"The actor waits for the replay server: table '{table}' takes no items ({said})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -46,8 +47,10 @@ def check_budget(needed: int) -> None:
         )
 
 
-def serve(table: reverb.Table, scratch: Path, contents: Path | None = None, port: int | None = None) -> reverb.Server:
-    """Starts a Reverb server in this process, with `contents` (a Reverb checkpoint) where given.
+def serve(
+    served: Sequence[reverb.Table], scratch: Path, contents: Path | None = None, port: int | None = None
+) -> reverb.Server:
+    """Starts a Reverb server of these tables in this process, with `contents` (a Reverb checkpoint) where given.
 
     Its checkpoints are written below `scratch`. It listens on all interfaces, without authentication.
     """
@@ -55,4 +58,4 @@ def serve(table: reverb.Table, scratch: Path, contents: Path | None = None, port
     checkpointer = checkpointers.DefaultCheckpointer(
         str(scratch), fallback_checkpoint_path=None if contents is None else str(contents)
     )
-    return reverb.Server([table], port=port or None, checkpointer=checkpointer)
+    return reverb.Server(served, port=port or None, checkpointer=checkpointer)

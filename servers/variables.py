@@ -1,4 +1,4 @@
-"""Weights on their way from the learner to the actors: a Reverb table that holds the newest ones."""
+"""Weights on their way from the learner to the actors: in each replay server a table that holds the newest ones."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ import numpy as np
 import reverb
 import tensorflow as tf
 
-from pipeline.types import RunError
-
 TABLE = "variables"
-
-
-class VariablesError(RunError):
-    """The replay server gave or took no weights in time."""
+TIMEOUT_S = 5
 
 
 class Version(NamedTuple):
-    """Which weights these are."""
+    """Which weights these are, and what else the learner tells everyone with them."""
 
-    run: int
+    run_id: int
     """the life of the learner that made them: another one's are of no use, whatever their updates"""
     updates: int
     """that made them"""
     env_steps: int
     """of the training, when they were published"""
+    finished: bool
+    """whether the training is done: nobody needs to act any more"""
+    max_priority: float
+    """the priority that new items enter with"""
 
 
 def signature(variables: Sequence[tf.Variable]) -> dict[str, tf.TensorSpec]:
     """Columns of the item: all values in one column of bytes, because a column costs the same whatever its size."""
     size = sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
     return {
-        "version": tf.TensorSpec([len(Version._fields)], tf.int64, "version"),
+        "version": tf.TensorSpec([len(Version._fields)], tf.float64, "version"),
         "values": tf.TensorSpec([size], tf.uint8, "values"),
     }
 
@@ -51,53 +50,74 @@ def table(variables: Sequence[tf.Variable]) -> reverb.Table:
 
 
 class Publisher:
-    """Publishes the values of `variables`."""
+    """Publishes the values of `variables` on every server."""
 
-    def __init__(self, client: reverb.Client, variables: Sequence[tf.Variable], run: int):
-        self._client = client
+    def __init__(self, clients: Sequence[reverb.Client], variables: Sequence[tf.Variable]):
+        self._clients = clients
         self._variables = list(variables)
-        self._run = run
+        self._writers: list[reverb.TrajectoryWriter | None] = [None] * len(clients)
 
-    def publish(self, updates: int, env_steps: int, timeout_s: float = 10.0) -> None:
-        """Returns when the server holds them; raises VariablesError where it does not answer in time."""
+    def publish(self, version: Version, alive: Sequence[int]) -> bool:
+        """Returns whether the servers of the numbers `alive` all hold them now; waits `TIMEOUT_S` for each."""
         values = [np.ascontiguousarray(variable.numpy()).reshape(-1).view(np.uint8) for variable in self._variables]
-        version = np.array(Version(self._run, updates, env_steps), np.int64)
+        columns = {"version": np.array(version, np.float64), "values": np.concatenate(values)}
+        held = [self._send(shard, columns) for shard in alive]
+        return all(held)
+
+    def _send(self, shard: int, columns: dict[str, np.ndarray]) -> bool:
         try:
-            with self._client.trajectory_writer(num_keep_alive_refs=1) as writer:
-                writer.append({"version": version, "values": np.concatenate(values)})
-                history: Any = writer.history
-                writer.create_item(TABLE, 1.0, {name: column[0] for name, column in history.items()})
-                writer.flush(timeout_ms=int(1000 * timeout_s))
-        except (reverb.ReverbError, RuntimeError) as error:
-            raise VariablesError(f"The replay server took no weights in {timeout_s:g} s: {error}") from error
+            writer = self._writers[shard] or self._clients[shard].trajectory_writer(num_keep_alive_refs=1)
+            self._writers[shard] = writer
+            writer.append(columns)
+            history: Any = writer.history
+            writer.create_item(TABLE, 1.0, {name: column[-1] for name, column in history.items()})
+            writer.flush(timeout_ms=1000 * TIMEOUT_S)
+        except (reverb.ReverbError, RuntimeError):
+            # A stream that broke would send old weights first when the server is back.
+            self._writers[shard] = None
+            return False
+        return True
 
 
 class Puller:
-    """Assigns the newest published values to `variables`."""
+    """Assigns the newest published values to `variables`, from whichever server answers."""
 
-    def __init__(self, client: reverb.Client, variables: Sequence[tf.Variable]):
-        self._client = client
+    def __init__(self, clients: Sequence[reverb.Client], variables: Sequence[tf.Variable], first: int = 0):
+        """`first`: the server that is asked first; actors spread over them."""
+        self._clients = [*clients[first:], *clients[:first]]
         self._variables = list(variables)
+        self._published = [-1] * len(clients)
+        """how often each server had been published to when it was last read"""
         self.version: Version | None = None
         """of the values that were assigned last"""
 
-    def pull(self, timeout_s: float = 10.0) -> bool:
-        """Whether there were newer ones; raises VariablesError where the server does not answer in time."""
-        try:
-            if not self._client.server_info(timeout=max(int(timeout_s), 1))[TABLE].current_size:
-                return False
-            samples: Any = self._client.sample(TABLE, emit_timesteps=False, unpack_as_table_signature=True)
-            (data,) = (sample.data for sample in samples)
-        except (reverb.ReverbError, RuntimeError, ValueError) as error:
-            raise VariablesError(f"The replay server gave no weights in {timeout_s:g} s: {error}") from error
-        version = Version(*data["version"].tolist())
-        if version == self.version:
-            return False
+    def pull(self) -> bool:
+        """Whether a server answered and had weights; the newer ones are then assigned.
+
+        Asking takes `TIMEOUT_S` for a server that does not answer. A server that dies while it sends makes this wait
+        without an end: a process that calls it needs a watchdog.
+        """
+        for number, client in enumerate(self._clients):
+            try:
+                info = client.server_info(timeout=TIMEOUT_S)[TABLE]
+                if not info.current_size:
+                    continue
+                published = info.rate_limiter_info.insert_stats.completed
+                if published != self._published[number]:
+                    self._read(client)
+                    self._published[number] = published
+                return True
+            except (reverb.ReverbError, RuntimeError, ValueError):
+                continue
+        return False
+
+    def _read(self, client: reverb.Client) -> None:
+        samples: Any = client.sample(TABLE, emit_timesteps=False, unpack_as_table_signature=True)
+        (data,) = (sample.data for sample in samples)
+        run_id, updates, env_steps, finished, max_priority = data["version"].tolist()
         begin = 0
         for variable in self._variables:
-            dtype = variable.dtype.as_numpy_dtype
             end = begin + variable.shape.num_elements() * variable.dtype.size
-            variable.assign(data["values"][begin:end].view(dtype).reshape(variable.shape))
+            variable.assign(data["values"][begin:end].view(variable.dtype.as_numpy_dtype).reshape(variable.shape))
             begin = end
-        self.version = version
-        return True
+        self.version = Version(int(run_id), int(updates), int(env_steps), bool(finished), max_priority)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import abc
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tree
 
@@ -88,9 +89,12 @@ class Algo(abc.ABC):
         del observation_spec, action_spec
         return {}
 
-    def initial_core(self, params: Params, lanes: int) -> Nest:
-        """What E lanes remember from call to call, [E, ...] at an episode's start; () where that is nothing."""
-        del params, lanes
+    def initial_core(self, params: Params, places: np.ndarray) -> Nest:
+        """What E lanes remember from call to call, [E, ...] at an episode's start; () where that is nothing.
+
+        `places` [E] f32: where each lane stands among all lanes of all actors, evenly spread over [0, 1].
+        """
+        del params, places
         return ()
 
     @abc.abstractmethod
@@ -142,6 +146,13 @@ class Algo(abc.ABC):
         Only an algorithm that brings optimizers of its own, and names none in `optimizers`, assigns parameters here.
         """
         return self.compute_gradients(params, batch)
+
+
+def acting_variables(params: Params) -> list[tf.Variable]:
+    """What an actor needs of the parameters, always in the same order."""
+    models = [params.online[group] for group in sorted(params.online)]
+    moments = [params.moments[name] for name in sorted(params.moments)]
+    return [variable for part in (*models, *moments) for variable in part.variables]
 
 
 def networks(algo: Algo, observation_spec: Nest, action_spec: Nest) -> Params:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from agents.algos.act_select.registry import ACTION_SELECTORS
@@ -117,8 +118,8 @@ class DDPG(Algo):
     def targets(self) -> dict[str, TargetUpdate]:
         return {"actor": self._target_update, "critic": self._target_update}
 
-    def initial_core(self, params: Params, lanes: int) -> Nest:
-        return self._act_select.initial_core(lanes, params.online["actor"].size)
+    def initial_core(self, params: Params, places: np.ndarray) -> Nest:
+        return self._act_select.initial_core(places, params.online["actor"].size)
 
     def select_action(
         self, params: Params, observation: Nest, core: Nest, seed: tf.Tensor, training: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from agents.algos.act_select.registry import ACTION_SELECTORS
@@ -93,6 +94,9 @@ class DQN(Algo):
 
     def targets(self) -> dict[str, TargetUpdate]:
         return {"q": self._target_update}
+
+    def initial_core(self, params: Params, places: np.ndarray) -> Nest:
+        return self._act_select.initial_core(places, 1)
 
     def select_action(
         self, params: Params, observation: Nest, core: Nest, seed: tf.Tensor, training: bool

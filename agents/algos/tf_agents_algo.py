@@ -10,6 +10,7 @@ import abc
 from typing import Any
 
 import dm_env.specs as specs
+import numpy as np
 import tensorflow as tf
 import tree
 from tf_agents.agents import TFAgent
@@ -82,9 +83,9 @@ class TFAgentAlgo(Algo):
         info = tf.nest.flatten(self._built(observation_spec, action_spec).collect_policy.info_spec)
         return {f"{INFO}_{n}": specs.Array(s.shape.as_list(), s.dtype.as_numpy_dtype) for n, s in enumerate(info)}
 
-    def initial_core(self, params: Params, lanes: int) -> Nest:
-        state = agent_of(params).collect_policy.get_initial_state(lanes)
-        return {"state": state, "begins": tf.ones([lanes], tf.bool)} if tf.nest.flatten(state) else ()
+    def initial_core(self, params: Params, places: np.ndarray) -> Nest:
+        state = agent_of(params).collect_policy.get_initial_state(len(places))
+        return {"state": state, "begins": tf.ones([len(places)], tf.bool)} if tf.nest.flatten(state) else ()
 
     def select_action(
         self, params: Params, observation: Nest, core: Nest, seed: tf.Tensor, training: bool

@@ -24,12 +24,12 @@ class Prioritized(Memory):
     def __init__(self, exponent: float = 0.6, beta: float = 0.4, final_beta: float = 1.0):
         """`exponent`: the paper's alpha. `beta` goes linearly to `final_beta` at the end of training (table 3)."""
         check_fraction("Prioritized", exponent=exponent, beta=beta, final_beta=final_beta)
-        self._exponent = exponent
+        self.exponent = exponent
         self._beta = beta
         self._final_beta = final_beta
 
     def sampler(self) -> object:
-        return reverb.selectors.Prioritized(self._exponent)
+        return reverb.selectors.Prioritized(self.exponent)
 
     def weight(self, correction: tf.Tensor, progress: tf.Tensor) -> tf.Tensor:
         beta = self._beta + (self._final_beta - self._beta) * progress

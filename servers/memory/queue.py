@@ -5,7 +5,7 @@ from __future__ import annotations
 import reverb
 
 from pipeline.types import Data
-from servers.memory.memory import Memory
+from servers.memory.memory import Memory, Ratio
 from servers.memory.registry import MEMORIES
 
 
@@ -26,8 +26,9 @@ class Queue(Memory):
     def sampler(self) -> object:
         return reverb.selectors.Fifo()
 
-    def limiter(self, items: int) -> reverb.rate_limiters.RateLimiter:
-        return reverb.rate_limiters.Queue(items)
+    def limiter(self, items: int, ratio: Ratio | None) -> reverb.rate_limiters.RateLimiter:
+        # More rollouts than a learner draws at once would be old when they are learnt from.
+        return reverb.rate_limiters.Queue(items if ratio is None else max(1, round(ratio.slack)))
 
     def in_flight(self, draw: int) -> int:
         del draw

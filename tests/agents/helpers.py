@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tree
 
-from agents.learner import AGE, Learner
+from agents.learner import STAMPS, Learner
 from pipeline.dataset import Draw
 from pipeline.types import Step
 from servers.memory.memory import Memory
@@ -30,7 +30,7 @@ def random_steps(leading: tuple[int, ...], seed: int = 0) -> Step:
             discount=(rng.random(leading) > 0.2).astype(np.float32),
             first=np.zeros(leading, bool),
             last=rng.random(leading) < 0.2,
-            extras={AGE: np.zeros(leading, np.int32)},
+            extras=dict.fromkeys(STAMPS, np.zeros(leading, np.int32)),
         ),
     )
     return steps
@@ -40,7 +40,8 @@ def random_draw(batches: int, batch_size: int, rows: int, seed: int = 0) -> Draw
     """A draw as the dataset gives it, with unequal importance corrections."""
     correction = np.random.default_rng(seed + 1).uniform(0.2, 2.0, [batches, batch_size]).astype(np.float32)
     keys = tf.range(batches * batch_size, dtype=tf.int64)
-    return Draw(random_steps((batches, batch_size, rows), seed), tf.constant(correction), tf.cast(keys, tf.uint64))
+    steps = random_steps((batches, batch_size, rows), seed)
+    return Draw(steps, tf.constant(correction), tf.cast(keys, tf.uint64), tf.zeros_like(keys, tf.int32))
 
 
 def make_learner(algo: Any, memory: Memory, strategy: tf.distribute.Strategy, **settings: Any) -> Learner:
@@ -51,4 +52,4 @@ def make_learner(algo: Any, memory: Memory, strategy: tf.distribute.Strategy, **
 
 def feed(learner: Learner, draw: Draw) -> None:
     """Lets the learner read `draw` again and again."""
-    learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(draw).repeat(), "", "")
+    learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(draw).repeat())

@@ -112,7 +112,7 @@ THETA, SIGMA, DT = 0.15, 0.2, 0.25
 def test_ou_noise_is_its_recurrence() -> None:
     select, lanes, size = OUNoise(THETA, SIGMA, DT), 3, 2
     values = np.random.default_rng(0).uniform(-1, 1, [30, lanes, size]).astype(np.float32)
-    core = select.initial_core(lanes, size)
+    core = select.initial_core(np.zeros(lanes), size)
     x = np.zeros([lanes, size])
     for t in range(30):
         seed = tf.constant([7, t])
@@ -126,7 +126,7 @@ def test_ou_noise_is_its_recurrence() -> None:
 
 
 def test_ou_noise_begins_at_0() -> None:
-    core = OUNoise().initial_core(4, 3)
+    core = OUNoise().initial_core(np.zeros(4), 3)
     assert core.dtype == tf.float32
     np.testing.assert_array_equal(core, np.zeros([4, 3]))
 
@@ -185,8 +185,8 @@ OBSERVATION = specs.Array((1,), np.float32)
 class Counting:
     """Stands in for an algorithm: its core counts the calls since a lane's episode began, and is its action."""
 
-    def initial_core(self, params: Params, lanes: int) -> Nest:
-        return {"calls": tf.zeros([lanes], tf.int32), "sum": tf.fill([lanes, 2], 0.5)}
+    def initial_core(self, params: Params, places: np.ndarray) -> Nest:
+        return {"calls": tf.zeros([LANES], tf.int32), "sum": tf.fill([LANES, 2], 0.5)}
 
     def select_action(
         self, params: Params, observation: Nest, core: Nest, seed: tf.Tensor, training: bool

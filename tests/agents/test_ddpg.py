@@ -190,7 +190,7 @@ def act(
     """Actions in one state, and the core."""
     params = params._replace(env_steps=tf.constant(env_steps))
     observation = tf.tile(STATE, [lanes, 1])
-    core = algo.initial_core(params, lanes)
+    core = algo.initial_core(params, np.zeros(lanes))
     action, extras, core = algo.select_action(params, observation, core, tf.constant([5, seed]), training)
     assert extras == {}
     return action.numpy(), np.asarray(core)
@@ -268,7 +268,7 @@ def test_a_bounded_box_is_served_however_its_bounds_are_written() -> None:
 @pytest.mark.parametrize(
     ("act_select", "action_spec", "fit"),
     [
-        ("ou_noise", ACTION, "epsilon or max or non_uniform_random or random or uniform_random"),
+        ("ou_noise", ACTION, "epsilon or epsilon_by_lane or max or non_uniform_random or random or uniform_random"),
         ("epsilon", BOX, "normal_noise or ou_noise"),
     ],
 )

@@ -61,8 +61,10 @@ def test_k_fused_updates_equal_k_single_ones() -> None:
     draw = random_draw(K, B, 2)
     single = make_learner(DQN(batch_size=B), Weighted(), make_strategy("local"), updates_per_call=1)
     batches = tf.data.Dataset.from_tensor_slices((draw.steps, draw.correction)).batch(1)
-    batches = batches.map(lambda steps, correction: Draw(steps, correction, tf.zeros([B], tf.uint64)))
-    single.connect(lambda b, r: batches, "", "")
+    batches = batches.map(
+        lambda steps, correction: Draw(steps, correction, tf.zeros([B], tf.uint64), tf.zeros([B], tf.int32))
+    )
+    single.connect(lambda b, r: batches)
     for _ in range(K):
         single.run(env_steps=0)
     for one, other in zip(parameters(fused), parameters(single), strict=True):
@@ -98,7 +100,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_update_and_the_step() -> None:
 
 def test_a_dataset_that_ends_is_a_stall() -> None:
     learner = make_learner(DQN(batch_size=B), Uniform(), make_strategy("local"), updates_per_call=K)
-    learner.connect(lambda b, r: tf.data.Dataset.from_tensors(random_draw(K, B, 2)), "", "")
+    learner.connect(lambda b, r: tf.data.Dataset.from_tensors(random_draw(K, B, 2)))
     learner.run(0)
     with pytest.raises(LearnerError, match=f"waits for the replay: after {K} updates"):
         learner.run(0)
@@ -148,13 +150,13 @@ def part(batches, count):
     shares.append(index)
     cut = lambda leaf: leaf[:, index * size : (index + 1) * size]
     steps = tf.nest.map_structure(cut, whole.steps)
-    draw = Draw(steps, cut(whole.correction), tf.zeros([K * size], tf.uint64))
+    draw = Draw(steps, cut(whole.correction), tf.zeros([K * size], tf.uint64), tf.zeros([K * size], tf.int32))
     return tf.data.Dataset.from_tensors(draw).repeat()
 # MirroredStrategy makes one dataset a host, which its replicas read in turn.
 def turns(batches, count):
     draws = [part(batches, count) for _ in range(count)]
     return tf.data.Dataset.choose_from_datasets(draws, tf.data.Dataset.range(count).repeat())
-learner.connect(turns, "", "")
+learner.connect(turns)
 metrics = [learner.run(100 * i) for i in range(3)]
 params = learner.params
 models = [*params.online.values(), *params.target.values(), *params.moments.values()]

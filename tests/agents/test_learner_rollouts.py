@@ -139,7 +139,7 @@ def trained(algo: Algo, xla: bool = False, calls: int = 3) -> tuple[Learner, lis
     learner = make_learner(algo, Queue(), make_strategy("local"), xla=xla)
     draws = [rollout(seed) for seed in range(4)]
     stacked: Any = tf.nest.map_structure(lambda *leaves: tf.stack(leaves), *draws)
-    learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensor_slices(stacked).repeat(), "", "")
+    learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensor_slices(stacked).repeat())
     return learner, [learner.run(env_steps=100 * i) for i in range(calls)]
 
 
@@ -180,7 +180,7 @@ def test_moments_are_those_of_all_rows_that_are_not_last_and_come_back_with_a_ch
     np.testing.assert_allclose(moments.variance, rows.var(0), rtol=1e-3, atol=1e-4)
     assert float(learner.params.moments["return"].count) == len(rows)
     groups = {f"{name}/{group}" for name in ("gradient_norm", "learning_rate") for group in ("policy", "value")}
-    assert set(all_metrics[0]) == {*PPO.metrics, *groups, "sample_age"}
+    assert set(all_metrics[0]) == {*PPO.metrics, *groups, "sample_age", "policy_lag"}
 
     learner.checkpoint().write(str(tmp_path / "state"))
     other, _ = trained(ppo(**NORMALISED), calls=0)
@@ -224,14 +224,14 @@ def test_the_age_of_a_rollout_is_that_of_its_rows() -> None:
     _, learner = recorded(8, 1, calls=0)
     draw = rollout()
     written = tf.broadcast_to(tf.range(0, 10 * (T + 1), 10), [1, E, T + 1])
-    feed(learner, draw._replace(steps=draw.steps._replace(extras={AGE: written})))
+    feed(learner, draw._replace(steps=draw.steps._replace(extras={**draw.steps.extras, AGE: written})))
     # Rows 0 to 5 were written at steps 0, 10, ... 50.
     assert learner.run(env_steps=700)["sample_age"] == pytest.approx(675.0)
 
 
 def test_a_queue_that_gives_nothing_is_a_stall() -> None:
     _, learner = recorded(8, 2, calls=0)
-    learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(random_draw(1, E, T + 1)), "", "")
+    learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(random_draw(1, E, T + 1)))
     learner.run(0)
     with pytest.raises(LearnerError, match="waits for the replay: after 6 updates"):
         learner.run(0)
@@ -255,15 +255,15 @@ def test_rollouts_are_learnt_from_by_the_policy_that_acted_in_them(
     specs = (lanes.observation_spec, lanes.action_spec)
     learner = Learner(algo, memory, make_strategy("local"), *specs, train_steps=1000, seed=0, xla=False)
     policy = Policy(algo, learner.params, lanes.observation_spec, E, seed=0, training=True)
-    writer = RolloutWriter(reverb.Client(address), tables.TABLE, rows, E, data.window)
+    writer = RolloutWriter([reverb.Client(address)], tables.TABLE, rows, E, data.window)
     actor = Actor(policy, writer, lanes.action_spec, E, data)
     changes: list[float] = []
 
     def source(batches: int, replicas: int) -> tf.data.Dataset:
         options: dict[str, Any] = {"lanes": E, "signature": signature, "batches": batches, "replicas": replicas}
-        return dataset(address, tables.TABLE, rows, data, memory, timeout_ms=20_000, **options)
+        return dataset([address], tables.TABLE, rows, data, memory, timeout_ms=20_000, **options)
 
-    learner.connect(source, "", "")
+    learner.connect(source)
     prepare = algo.prepare
 
     def spied(params: Params, batch: Batch) -> Batch:

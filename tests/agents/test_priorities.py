@@ -29,8 +29,8 @@ def address(tmp_path: Path) -> Iterator[str]:
     algo, memory = DQN(batch_size=B), Prioritized()
     rows = make_rows(algo, OBSERVATION, ACTION)
     table = memory.table(tables.TABLE, algo.data(), 1, tables.signature(rows, 2, None))
-    server = tables.serve(table, tmp_path)
-    writer = Writer(reverb.Client(f"localhost:{server.port}"), tables.TABLE, rows, 1, 2, 1, blocks=False)
+    server = tables.serve([table], tmp_path)
+    writer = Writer([reverb.Client(f"localhost:{server.port}")], tables.TABLE, rows, 1, 2, 1, blocks=False)
     steps = random_draw(1, 1, ITEMS + 1).steps
     for i in range(ITEMS + 1):
         step = tf.nest.map_structure(lambda leaf, i=i: leaf[0, :, i].numpy(), steps)
@@ -53,7 +53,7 @@ def test_exactly_the_updated_items_have_their_new_errors_as_priorities(address: 
     algo = DQN(batch_size=B, learning_rate=1e-9)
     learner = make_learner(algo, Prioritized(exponent=0.1), make_strategy("local"), updates_per_call=2)
     draw = random_draw(2, B, 2)._replace(keys=tf.constant(keys, tf.uint64))
-    learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(draw).repeat(), address, tables.TABLE)
+    learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(draw).repeat(), [address], tables.TABLE)
     metrics = learner.run(env_steps=0)
 
     expected = {}

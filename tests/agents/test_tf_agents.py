@@ -29,7 +29,7 @@ from agents.algos.tf_agents_dqn import TFAgentsDQN
 from agents.algos.tf_agents_ppo import TFAgentsPPO
 from agents.algos.tf_agents_sac import TFAgentsSAC
 from agents.algos.tf_agents_td3 import TFAgentsTD3
-from agents.learner import AGE, Learner, make_strategy
+from agents.learner import STAMPS, Learner, make_strategy
 from binaries import settings
 from pipeline.dataset import Draw
 from pipeline.index import ROOT
@@ -64,7 +64,7 @@ def stream(ends: str) -> Step:
         discount=np.array([end != "t" for end in ends], np.float32),
         first=np.concatenate([[True], last[:-1]]),
         last=last,
-        extras={AGE: np.zeros(count, np.int32)},
+        extras=dict.fromkeys(STAMPS, np.zeros(count, np.int32)),
     )
     return step
 
@@ -89,7 +89,7 @@ def random_steps(leading: tuple[int, ...], algo: TFAgentAlgo, action_spec: Any, 
         discount=(rng.random(leading) > 0.2).astype(np.float32),
         first=np.zeros(leading, bool),
         last=rng.random(leading) < 0.2,
-        extras={**{name: number(spec) for name, spec in extras.items()}, AGE: np.zeros(leading, np.int32)},
+        extras={**{n: number(s) for n, s in extras.items()}, **dict.fromkeys(STAMPS, np.zeros(leading, np.int32))},
     )
     made: Any = tree.map_structure(tf.constant, step)
     return made
@@ -117,7 +117,10 @@ def learner_of(name: str, xla: bool = True) -> Learner:
     learner = Learner(algo, memory, strategy, OBSERVATION, action_spec, 1000, 0, updates_per_call=K, xla=xla)
     batches, window = learner.batches, algo.data().window
     steps = random_steps((batches, B, window), algo, action_spec)
-    feed(learner, Draw(steps, tf.ones([batches, B]), tf.zeros([batches * B], tf.uint64)))
+    feed(
+        learner,
+        Draw(steps, tf.ones([batches, B]), tf.zeros([batches * B], tf.uint64), tf.zeros([batches * B], tf.int32)),
+    )
     return learner
 
 
@@ -272,7 +275,7 @@ def test_td_errors_become_priorities() -> None:
         updates_per_call=K,
     )
     steps = random_steps((K, B, 2), TFAgentsDQN(), DISCRETE)
-    feed(learner, Draw(steps, tf.ones([K, B]), tf.zeros([K * B], tf.uint64)))
+    feed(learner, Draw(steps, tf.ones([K, B]), tf.zeros([K * B], tf.uint64), tf.zeros([K * B], tf.int32)))
     metrics = learner.run(0)
     assert 0 < metrics["priority_mean"] < metrics["priority_max"]
     assert metrics["priority_mean"] == pytest.approx(metrics["td_error"], rel=1e-4)
@@ -313,12 +316,12 @@ whole = own.random_steps((own.K, own.B, 2), make(), action_spec)
 size = own.B // replicas
 def part(index):
     steps = tf.nest.map_structure(lambda leaf: leaf[:, index * size : (index + 1) * size], whole)
-    draw = Draw(steps, tf.ones([own.K, size]), tf.zeros([own.K * size], tf.uint64))
+    draw = Draw(steps, tf.ones([own.K, size]), tf.zeros([own.K * size], tf.uint64), tf.zeros([own.K * size], tf.int32))
     return tf.data.Dataset.from_tensors(draw).repeat()
 # MirroredStrategy makes one dataset a host, which its replicas read in turn.
 order = tf.data.Dataset.range(replicas).repeat()
 turns = tf.data.Dataset.choose_from_datasets([part(i) for i in range(replicas)], order)
-learner.connect(lambda batches, count: turns, "", "")
+learner.connect(lambda batches, count: turns)
 metrics = [learner.run(0) for _ in range(3)]
 print(json.dumps({"metrics": metrics, "weights": [w.tolist() for w in own.parameters(learner.params)]}))
 """
@@ -426,7 +429,7 @@ class Recurrent(TFAgentAlgo):
 def test_a_recurrent_agent_keeps_its_state_as_core() -> None:
     algo = Recurrent()
     params = new(algo, DISCRETE)
-    core = algo.initial_core(params, 2)
+    core = algo.initial_core(params, np.zeros(2))
     act = tf.function(lambda core: algo.select_action(params, tf.ones([2, 3]), core, tf.constant([0, 0]), True)[2])
     after = act(core)
     tree.assert_same_structure(core, after)

@@ -48,7 +48,7 @@ def check(parts: Parts, model: Path) -> np.ndarray:
     found = in_a_fresh_process(model, states)
     assert (found["name"], found["shape"], found["dtype"]) == ("observation", [None, *spec.shape], "float32")
     params = parts.agent.learner.params
-    core = parts.algo.initial_core(params, 50)
+    core = parts.algo.initial_core(params, np.zeros(50))
     action, _, _ = parts.algo.select_action(params, states, core, tf.zeros([2], tf.int32), training=False)
     np.testing.assert_allclose(found["action"], np.asarray(action), rtol=1e-5, atol=1e-5)
     return np.asarray(action)

@@ -17,7 +17,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[[reverb.Table], reverb.Server]]:
     servers: list[reverb.Server] = []
 
     def start(table: reverb.Table) -> reverb.Server:
-        servers.append(tables.serve(table, tmp_path / f"server{len(servers)}"))
+        servers.append(tables.serve([table], tmp_path / f"server{len(servers)}"))
         return servers[-1]
 
     yield start

@@ -14,7 +14,7 @@ import reverb
 import tensorflow as tf
 
 from agents.actor import Actor
-from agents.learner import AGE
+from agents.learner import STAMPS
 from pipeline.dataset import dataset
 from pipeline.envs.lanes import Lanes
 from pipeline.envs.scripted import Scripted
@@ -126,7 +126,7 @@ class Stream:
         self.memory = memory
         self.data = Data("", n + 1, batch_size, size, min_size=1, period=period, whole_episodes=whole_episodes)
         self.lanes = Lanes([partial(Scripted, *script) for script in scripts], together=whole_episodes)
-        extras = {LANE: specs.Array((), np.int32), AGE: specs.Array((), np.int32)}
+        extras = {name: specs.Array((), np.int32) for name in (LANE, *STAMPS)}
         self.rows = Rows(self.lanes.observation_spec, self.lanes.action_spec, extras)
         self.signature = tables.signature(self.rows, n + 1, lanes if memory.blocks else None)
         self.server = serve(memory.table(tables.TABLE, self.data, lanes, self.signature))
@@ -141,10 +141,10 @@ class Stream:
         lanes = len(self._scripts)
         self.lanes = Lanes([partial(Scripted, *script) for script in self._scripts], together=self.data.whole_episodes)
         if self.memory.on_policy:
-            self.writer = RolloutWriter(self.client, tables.TABLE, self.rows, lanes, self._n + 1)
+            self.writer = RolloutWriter([self.client], tables.TABLE, self.rows, lanes, self._n + 1)
         else:
             self.writer = Writer(
-                self.client, tables.TABLE, self.rows, lanes, self._n + 1, self._period, self.memory.blocks
+                [self.client], tables.TABLE, self.rows, lanes, self._n + 1, self._period, self.memory.blocks
             )
         policy: Any = Ones(lanes)
         self.actor = Actor(policy, self.writer, self.lanes.action_spec, lanes, self.data)
@@ -172,7 +172,7 @@ class Stream:
     def draws(self, batches: int = 2, replicas: int = 1, timeout_ms: int = 200) -> tf.data.Dataset:
         """The dataset of the table."""
         return dataset(
-            self.address,
+            [self.address],
             tables.TABLE,
             self.rows,
             self.data,

@@ -11,7 +11,7 @@ import reverb
 import tensorflow as tf
 
 import pipeline.writer
-from pipeline.writer import WriterError
+from pipeline.waiting import StallError
 from servers.memory.queue import Queue
 from tests.pipeline.helpers import SCRIPTS, Row, Script, Stream, Window, expected_rows, text, windows
 
@@ -237,22 +237,22 @@ def test_a_reset_by_hand_while_lanes_wait_gives_each_its_one_last_state(serve: S
 
 @pytest.mark.parametrize("before", [0, 4], ids=["from the start", "later"])
 def test_a_dead_server_is_reported(serve: Serve, monkeypatch: pytest.MonkeyPatch, before: int) -> None:
-    monkeypatch.setattr(pipeline.writer, "TIMEOUT_MS", 1000)
+    monkeypatch.setattr(pipeline.writer, "TIMEOUT_S", 1.0)
     stream = Stream(serve, Queue(), n=2)
     stream.write(before)
     stream.server.stop()
-    with pytest.raises(WriterError, match="table 'experience' took no items for 1 s"):
+    with pytest.raises(StallError, match="table 'experience' takes no items"):
         stream.write(2)
 
 
 def test_a_full_queue_holds_its_rollouts_and_makes_the_writer_wait(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.writer, "TIMEOUT_MS", 1000)
+    monkeypatch.setattr(pipeline.writer, "TIMEOUT_S", 1.0)
     stream = Stream(serve, Queue(), (LONG,), n=2, size=2)
     stream.write(4)
     stream.write(1)
-    with pytest.raises(WriterError, match="The actor waits for the replay server"):
+    with pytest.raises(StallError, match="The actor waits for the replay server"):
         stream.write(1)
     assert text(stream.stored())[:2] == ["a00 a01 a02", "a02 a03 a04"]
 

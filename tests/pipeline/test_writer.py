@@ -11,7 +11,7 @@ import reverb
 import tensorflow as tf
 
 import pipeline.writer
-from pipeline.writer import WriterError
+from pipeline.waiting import StallError
 from servers import tables
 from tests.pipeline.helpers import SCRIPTS, BlockQueue, LaneQueue, Script, Stream, expected_items, expected_rows, text
 
@@ -107,11 +107,11 @@ def test_windows_of_one_row_are_possible(serve: Serve) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"packed": ([3, 2, 9], tf.int32)},
-        {"packed": ([2, 3, 9], tf.int32)},
-        {"packed": ([2, 2, 8], tf.int32)},
-        {"packed": ([2, 2, 9], tf.float32)},
-        {"packed": ([2, 2, 9], tf.int32), "image": ([2, 2, 300], tf.uint8)},
+        {"packed": ([3, 2, 11], tf.int32)},
+        {"packed": ([2, 3, 11], tf.int32)},
+        {"packed": ([2, 2, 10], tf.int32)},
+        {"packed": ([2, 2, 11], tf.float32)},
+        {"packed": ([2, 2, 11], tf.int32), "image": ([2, 2, 300], tf.uint8)},
     ],
     ids=["window", "lanes", "row", "dtype", "column"],
 )
@@ -128,27 +128,27 @@ def test_a_table_whose_signature_disagrees_refuses_the_items(
 
 @pytest.mark.parametrize("before", [0, 5], ids=["from the start", "later"])
 def test_a_dead_server_is_reported(serve: Serve, monkeypatch: pytest.MonkeyPatch, before: int) -> None:
-    monkeypatch.setattr(pipeline.writer, "TIMEOUT_MS", 1000)
+    monkeypatch.setattr(pipeline.writer, "TIMEOUT_S", 1.0)
     stream = Stream(serve, BlockQueue())
     stream.write(before)
     stream.server.stop()
-    with pytest.raises(WriterError, match=r"table 'experience' took no items for 1 s \(.* timeout of 0:00:01\)"):
+    with pytest.raises(StallError, match=r"table 'experience' takes no items \(.* timeout of 0:00:01\): nothing moved"):
         stream.write(3)
 
 
 def test_appending_to_a_dead_server_does_not_go_on_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.writer, "TIMEOUT_MS", 1000)
+    monkeypatch.setattr(pipeline.writer, "TIMEOUT_S", 1.0)
     stream = Stream(serve, BlockQueue())
     stream.server.stop()
-    with pytest.raises(WriterError):
+    with pytest.raises(StallError):
         stream.write(pipeline.writer.PENDING + 2, flush=False)
 
 
 def test_a_full_queue_holds_its_size_and_makes_the_writer_wait(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.writer, "TIMEOUT_MS", 1000)
+    monkeypatch.setattr(pipeline.writer, "TIMEOUT_S", 1.0)
     stream = Stream(serve, BlockQueue(), (A,), size=4)
     stream.write(5)
-    with pytest.raises(WriterError):
+    with pytest.raises(StallError):
         stream.write(1)
     assert text(stream.stored())[:4] == ["a00 a01", "a01 a02*", "a02* a10", "a10 a11*"]
 

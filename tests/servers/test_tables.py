@@ -75,7 +75,7 @@ def test_a_budget_above_what_this_machine_has_is_refused() -> None:
 @pytest.mark.parametrize("memory", [Uniform, Prioritized])
 def test_a_server_takes_over_the_contents_of_a_checkpoint(tmp_path: Path, memory: type[Memory]) -> None:
     def serve(table: reverb.Table) -> reverb.Server:
-        return tables.serve(table, tmp_path / "first")
+        return tables.serve([table], tmp_path / "first")
 
     stream = Stream(serve, memory(), n=2)
     stream.write(20, priorities=[float(1 + i % 5) for i in range(20)])
@@ -85,7 +85,7 @@ def test_a_server_takes_over_the_contents_of_a_checkpoint(tmp_path: Path, memory
     contents = saved.rename(tmp_path / "replay")
     stream.server.stop()
 
-    restored = Stream(lambda table: tables.serve(table, tmp_path / "second", contents), memory(), n=2)
+    restored = Stream(lambda table: tables.serve([table], tmp_path / "second", contents), memory(), n=2)
     assert {item.key: item for item in restored.contents()} == before
     # It goes on: new windows beside the restored ones, and checkpoints in a folder of its own.
     restored.write(20)
@@ -97,7 +97,7 @@ def test_a_server_takes_over_the_contents_of_a_checkpoint(tmp_path: Path, memory
 
 def test_without_contents_a_server_begins_empty_whatever_its_folder_holds(tmp_path: Path) -> None:
     for _ in range(2):
-        stream = Stream(lambda table: tables.serve(table, tmp_path / "scratch"), Uniform(), SCRIPTS)
+        stream = Stream(lambda table: tables.serve([table], tmp_path / "scratch"), Uniform(), SCRIPTS)
         assert stream.table_size() == 0
         stream.write(5)
         stream.client.checkpoint()
@@ -105,9 +105,9 @@ def test_without_contents_a_server_begins_empty_whatever_its_folder_holds(tmp_pa
 
 
 def test_a_server_listens_where_it_is_told(tmp_path: Path) -> None:
-    stream = Stream(lambda table: tables.serve(table, tmp_path / "first"), Uniform())
+    stream = Stream(lambda table: tables.serve([table], tmp_path / "first"), Uniform())
     port = stream.server.port
     stream.server.stop()
-    again = Stream(lambda table: tables.serve(table, tmp_path / "second", port=port), Uniform())
+    again = Stream(lambda table: tables.serve([table], tmp_path / "second", port=port), Uniform())
     assert again.server.port == port
     again.server.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 
+import numpy as np
 import tensorflow as tf
 
 from pipeline.types import Nest
@@ -22,9 +23,12 @@ class ActSelect(abc.ABC):
         i32 is fresh for every call; `env_steps` [] i32.
         """
 
-    def initial_core(self, lanes: int, size: int) -> Nest:
-        """What a lane remembers from call to call, [E, ...] at an episode's start; () where that is nothing."""
-        del lanes, size
+    def initial_core(self, places: np.ndarray, size: int) -> Nest:
+        """What a lane remembers from call to call, [E, ...] at an episode's start; () where that is nothing.
+
+        `places` [E] f32: see `Algo.initial_core`. `size`: numbers in one action.
+        """
+        del places, size
         return ()
 
     def metrics(self, env_steps: tf.Tensor) -> dict[str, tf.Tensor]:

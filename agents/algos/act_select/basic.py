@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from agents.algos.act_select.act_select import ActSelect
@@ -52,14 +53,35 @@ class Epsilon(ActSelect):
         return linear(self._initial, self._final, self._decay_steps, env_steps)
 
     def __call__(self, values: tf.Tensor, core: Nest, seed: tf.Tensor, env_steps: tf.Tensor) -> tuple[tf.Tensor, Nest]:
-        lanes = tf.shape(values)[:1]
-        coin_seed, action_seed = tf.unstack(tf.random.split(seed))
-        explore = tf.random.stateless_uniform(lanes, coin_seed) < self.epsilon(env_steps)
-        random = tf.random.stateless_uniform(lanes, action_seed, 0, values.shape[-1], tf.int32)
-        return tf.where(explore, random, tf.argmax(values, axis=-1, output_type=tf.int32)), core
+        return _epsilon_greedy(values, self.epsilon(env_steps), seed), core
 
     def metrics(self, env_steps: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"epsilon": self.epsilon(env_steps)}
+
+
+@ACTION_SELECTORS.register("epsilon_by_lane")
+class EpsilonByLane(ActSelect):
+    """As `Epsilon`, with an epsilon of its own for each lane of each actor (Horgan et al. 2018, section 4.1).
+
+    The lane that stands at p in [0, 1] among all explores with epsilon ** (1 + alpha * p), for the whole training.
+    """
+
+    takes = "values"
+
+    def __init__(self, epsilon: float = 0.4, alpha: float = 7.0):
+        """The defaults are the paper's."""
+        check_fraction("EpsilonByLane", epsilon=epsilon)
+        check_positive("EpsilonByLane", alpha=alpha)
+        self._epsilon = epsilon
+        self._alpha = alpha
+
+    def initial_core(self, places: np.ndarray, size: int) -> Nest:
+        del size
+        return tf.constant(self._epsilon ** (1 + self._alpha * places), tf.float32)
+
+    def __call__(self, values: tf.Tensor, core: Nest, seed: tf.Tensor, env_steps: tf.Tensor) -> tuple[tf.Tensor, Nest]:
+        del env_steps
+        return _epsilon_greedy(values, core, seed), core
 
 
 @ACTION_SELECTORS.register("non_uniform_random")
@@ -91,3 +113,12 @@ class UniformRandom(ActSelect):
         del env_steps
         uniform = tf.random.stateless_uniform(tf.shape(values), seed, minval=1e-20)
         return tf.argmax(values - tf.math.log(-tf.math.log(uniform)), axis=-1, output_type=tf.int32), core
+
+
+def _epsilon_greedy(values: tf.Tensor, epsilon: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """[E] i32: with probability `epsilon`, [] or [E], any action, else that of the largest value [E, A]."""
+    lanes = tf.shape(values)[:1]
+    coin_seed, action_seed = tf.unstack(tf.random.split(seed))
+    explore = tf.random.stateless_uniform(lanes, coin_seed) < epsilon
+    random = tf.random.stateless_uniform(lanes, action_seed, 0, values.shape[-1], tf.int32)
+    return tf.where(explore, random, tf.argmax(values, axis=-1, output_type=tf.int32))

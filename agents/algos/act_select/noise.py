@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from agents.algos.act_select.act_select import ActSelect
@@ -57,8 +58,8 @@ class OUNoise(ActSelect):
         self._sigma = sigma
         self._dt = dt
 
-    def initial_core(self, lanes: int, size: int) -> Nest:
-        return tf.zeros([lanes, size])
+    def initial_core(self, places: np.ndarray, size: int) -> Nest:
+        return tf.zeros([len(places), size])
 
     def __call__(self, values: tf.Tensor, core: Nest, seed: tf.Tensor, env_steps: tf.Tensor) -> tuple[tf.Tensor, Nest]:
         del env_steps

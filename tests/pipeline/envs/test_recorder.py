@@ -128,7 +128,7 @@ def test_what_goes_wrong_costs_the_video_only_and_is_told_once(
 def test_an_encoder_that_dies_costs_the_video_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorder = Recorder(partial(make, "CartPole-v1", "rgb_array"), videos(tmp_path), "train", 0, 1, 1)
     recorder.reset(0)
-    (encoder,) = psutil.Process().children()
+    (encoder,) = (child for child in psutil.Process().children() if "ffmpeg" in child.name())
     encoder.send_signal(signal.SIGKILL)
     encoder.wait(10)
     while not recorder.step(np.int32(0))[2]:

@@ -1,0 +1,40 @@
+"""Where the results of evaluations go. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from binaries.experiment import Experiment
+from binaries.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from binaries.summaries import Summaries
+
+
+def record(
+    folder: RunFolder,
+    summaries: Summaries,
+    experiment: Experiment,
+    kind: str,
+    env_steps: int,
+    updates: int,
+    returns: np.ndarray,
+) -> None:
+    """Adds the `returns` [episodes] of one evaluation to TensorBoard and to results.jsonl; `kind`: 'eval' or 'test'.
+
+    Raises OSError where the disk takes nothing; the next call then writes this one too.
+    """
+    name = "episode_return" if kind == "eval" else f"{kind}/episode_return"
+    summaries.scalars("eval", env_steps, {name: returns.mean(), f"{name}_std": returns.std()})
+    folder.append_result(
+        kind=kind,
+        env_steps=env_steps,
+        updates=updates,
+        mean_return=float(returns.mean()),
+        std_return=float(returns.std()),
+        episodes=len(returns),
+        policy=experiment.eval_policy,
+        seed=experiment.eval_seed if kind == "eval" else experiment.test_seed,
+    )

@@ -1,0 +1,174 @@
+"""Evaluates the learner's published weights as they come: results, TensorBoard, videos, and the test at the end."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from absl import flags as absl_flags
+
+from binaries import console, flags, report, serving, settings
+from binaries.evaluation import record
+from binaries.experiment import Plan
+from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder, as_text
+from pipeline.envs.recorder import Videos
+from pipeline.types import RunError
+from pipeline.waiting import Stopped, Waiting
+
+if TYPE_CHECKING:
+    import reverb
+
+absl_flags.declare_key_flag("replay")
+LOCK = "evaluator.lock"
+"""the learner works in the same folder"""
+LOG = f"evaluator.{NATIVE_LOG}"
+
+
+class Loop:
+    """Evaluates every `eval_period` environment steps; where that takes longer, what was newest then."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        clients: list[reverb.Client],
+        folder: RunFolder,
+        videos: Videos | None,
+        *,
+        stop: serving.Stop,
+        watchdog: serving.Watchdog,
+        quiet: bool,
+    ):
+        """`videos`: where the test is recorded."""
+        from agents.algos.algo import acting_variables, networks
+        from binaries.summaries import Summaries
+        from servers.variables import Puller
+
+        self._experiment = experiment = plan.experiment
+        self._folder = folder
+        self._videos = videos
+        self._stop = stop
+        self._watchdog = watchdog
+        self._status = console.Status(quiet)
+        params = networks(plan.algo, plan.environment.observation_spec, plan.environment.action_spec)
+        self._puller = Puller(clients, acting_variables(params))
+        self._evaluator = plan.evaluator(params, experiment.eval_episodes, experiment.eval_seed, seen=False)
+        self._tester = plan.evaluator(params, experiment.test_episodes, experiment.test_seed, seen=True)
+        self._summaries = Summaries(folder.path, 2**31, ["eval"])
+        self._next = experiment.eval_period
+        self._evaluated: int | None = None
+        if videos is not None:
+            videos.env_steps = lambda: self._env_steps
+
+    @property
+    def _env_steps(self) -> int:
+        return 0 if self._puller.version is None else self._puller.version.env_steps
+
+    def run(self, operative: str) -> None:
+        """Returns when the training is done and tested; raises Stopped where it was asked to stop, and StallError."""
+        self._summaries.hparams({b.name: b.value for b in settings.read_bindings(operative, OPERATIVE)})
+        waiting = Waiting(self._experiment.startup_timeout, self._status.warn, self._stop)
+        before = None
+        while True:
+            with self._watchdog.during("asks the replay server for weights"):
+                self._puller.pull()
+            version = self._puller.version
+            if version is None or version == before:
+                waiting.on(lambda: "The evaluator waits for the learner's weights")
+                time.sleep(serving.POLL_S)
+                continue
+            before = version
+            waiting.over()
+            waiting.limit_s = self._experiment.stall_timeout
+            if version.env_steps >= self._next or (version.finished and self._evaluated != version.env_steps):
+                self._evaluate()
+            if version.finished:
+                self._test()
+                return
+            if self._stop():
+                raise Stopped
+
+    def _evaluate(self) -> None:
+        steps = self._env_steps
+        returns = self._evaluator.run(steps)
+        self._evaluated = steps
+        self._next = (steps // self._experiment.eval_period + 1) * self._experiment.eval_period
+        self._record("eval", returns)
+        self._status.say(
+            f"evaluation at {steps:,} steps: {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)} episodes"
+        )
+
+    def _test(self) -> None:
+        steps = self._env_steps
+        returns = self._tester.run(steps)
+        self._record("test", returns)
+        if self._videos is not None:
+            for video in {(v.part, v.env_steps): v for v in reversed(self._videos.finished)}.values():
+                gif = self._videos.gif(video)
+                if gif:
+                    self._summaries.gif("eval", steps, f"video/{video.part}", gif)
+        self._flush()
+        self._status.warn(
+            f"{self._experiment.environment} after {steps:,} steps: {returns.mean():.1f} +- {returns.std():.1f} over"
+            f" {len(returns)} {self._experiment.eval_policy} episodes"
+        )
+
+    def _record(self, kind: str, returns) -> None:
+        version = self._puller.version
+        assert version is not None
+        try:
+            record(self._folder, self._summaries, self._experiment, kind, version.env_steps, version.updates, returns)
+        except OSError as error:
+            self._unsaved(f"no result at {version.env_steps:,} steps in the run's folder ({error.strerror})", error)
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            self._summaries.flush()
+        except OSError as error:
+            self._unsaved(f"no room for TensorBoard's points ({error.strerror}): they are kept for later", error)
+
+    def _unsaved(self, said: str, error: OSError) -> None:
+        if self._experiment.stop_when_unsaved:
+            raise RunError(f"There is {said}; Experiment.stop_when_unsaved ends the run.") from error
+        self._status.warn(f"WARNING: {said}.")
+
+
+def main(argv: list[str]) -> int:
+    command = flags.parse(argv)
+    stop = serving.Stop()
+    addresses = serving.addresses()
+    folder = RunFolder(command.flags["output_dir"], command.settings, LOCK)
+    videos = None
+    if command.flags["record_video"]:
+        videos = Videos(folder.videos, command.experiment.video_codec)
+    log = console.NativeLog()
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    experiment = command.experiment
+    tf.config.threading.set_intra_op_parallelism_threads(experiment.threads)
+    settings.apply(command.settings)
+    plan = Plan("local", videos=videos)
+    folder.take()
+    log.keep(folder.path / LOG)
+    if videos is not None:
+        videos.start()
+    name = "The evaluator"
+    watchdog = serving.Watchdog(name, experiment.stall_timeout)
+    waiting = Waiting(experiment.startup_timeout, print, stop)
+    try:
+        clients = serving.clients(addresses, name, as_text(command.settings), waiting, watchdog)
+        loop = Loop(plan, clients, folder, videos, stop=stop, watchdog=watchdog, quiet=command.flags["quiet"])
+        loop.run(settings.operative())
+    except Stopped:
+        print(f"{name}: stopped.", flush=True)
+        return 0
+    try:
+        report.write([folder.path], folder.path)
+    except OSError as error:
+        print(f"WARNING: there is no report ({error}).", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    flags.main(main)

@@ -1,0 +1,121 @@
+"""What the programs of a run that is spread over processes share: where the replay is, signals, and a watchdog."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from absl import flags as absl_flags
+
+from binaries.run_folder import check_same_settings
+from pipeline.types import UserError
+from pipeline.waiting import TOLD_AFTER_S, Waiting
+
+if TYPE_CHECKING:
+    import reverb
+
+absl_flags.DEFINE_string("replay", None, "the replay servers: host:port, or host:port,host:port,...")
+
+POLL_S = 0.2
+WATCH_S = 1.0
+
+
+def addresses() -> list[str]:
+    """The replay servers that --replay names; raises UserError where it names none."""
+    text = absl_flags.FLAGS["replay"].value
+    if not text:
+        raise UserError("No replay server was named: add --replay=HOST:PORT.")
+    found = text.split(",")
+    for address in found:
+        if not re.fullmatch(r"[^:\s]+:\d{1,5}", address):
+            raise UserError(f"--replay={text}: '{address}' is not HOST:PORT.")
+    if len(set(found)) < len(found):
+        raise UserError(f"--replay={text} names a server twice.")
+    return found
+
+
+class Stop:
+    """Whether this process was asked to stop; a second signal ends it at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        del frame
+        self._asked = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Watchdog:
+    """Speaks up, and at last ends the process, where a call does not come back: some of Reverb's know no timeout."""
+
+    def __init__(self, name: str, limit_s: float):
+        """`name`: of the process, as it begins a sentence."""
+        self._name = name
+        self._limit_s = limit_s
+        self._call: tuple[float, str] | None = None
+        threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
+
+    @contextlib.contextmanager
+    def during(self, doing: str) -> Iterator[None]:
+        """Surrounds a call that may hang; `doing` goes on the sentence that `name` begins."""
+        self._call = time.monotonic(), doing
+        try:
+            yield
+        finally:
+            self._call = None
+
+    def _watch(self) -> None:
+        told = None
+        while True:
+            time.sleep(WATCH_S)
+            call = self._call
+            if call is None:
+                continue
+            seconds = time.monotonic() - call[0]
+            if seconds > self._limit_s:
+                print(f"{self._name} {call[1]}, without an answer for {seconds:.0f} s: it ends.", file=sys.stderr)
+                sys.stderr.flush()
+                os._exit(1)
+            if seconds > TOLD_AFTER_S and told != call:
+                told = call
+                print(f"{self._name} {call[1]}, for {seconds:.0f} s now.", flush=True)
+
+
+def clients(
+    found: list[str], name: str, settings: Mapping[str, str], waiting: Waiting, watchdog: Watchdog
+) -> list[reverb.Client]:
+    """A client of each server, once one of them answers; raises UserError where it serves another experiment."""
+    import reverb
+
+    from servers import identity
+
+    made = [reverb.Client(address) for address in found]
+    while True:
+        for address, client in zip(found, made, strict=True):
+            try:
+                if not client.server_info(timeout=5)[identity.TABLE].current_size:
+                    continue
+                with watchdog.during(f"reads which experiment {address} serves"):
+                    served = identity.read(client)
+            except KeyError as error:
+                raise UserError(f"The server at --replay={address} is no replay server of Encore's.") from error
+            except (reverb.ReverbError, RuntimeError):
+                continue
+            check_same_settings(served, settings, f"The replay server at {address} serves another experiment")
+            waiting.over()
+            return made
+        waiting.on(lambda: f"{name} waits for the replay server {' or '.join(found)}, which does not answer")
+        time.sleep(POLL_S)

@@ -1,0 +1,228 @@
+"""--num_workers: replay servers, a learner, actors and an evaluator as processes of one machine, shown as one run.
+
+Imports no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from binaries import console, report
+from binaries.flags import Command
+from binaries.lock import Lock
+from binaries.processes import Process, stop_all
+from binaries.run_folder import RunFolder, command_line, read_progress
+from pipeline.types import RunError, UserError
+
+POLL_S = 0.2
+LOCK = "workers.lock"
+FAULTS = "faults.jsonl"
+"""in the run's folder: one line for every process that died and was started again"""
+BACKOFF_S = 1.0
+"""before a process is started again; twice as much each time it fails soon after"""
+LONGEST_BACKOFF_S = 30.0
+SOON_S = 60.0
+"""a process that lives for longer has recovered"""
+FAILURES = 6
+"""of one process, each soon after the other: then the run ends"""
+USER_ERROR = 2
+"""the exit status of a program that was given something which starting it again does not mend"""
+
+
+class Part(NamedTuple):
+    """One of the run's processes."""
+
+    name: str
+    """'actor_0'"""
+    module: str
+    flags: list[str]
+
+
+class Kept:
+    """A process that is started again when it dies."""
+
+    def __init__(self, part: Part, output: Path):
+        self.part = part
+        self.done = False
+        self.faults = 0
+        self._output = output
+        self._failures = 0
+        self._start_at = 0.0
+        self._started = time.monotonic()
+        self.process: Process | None = Process(part.module, part.flags, output)
+
+    def look(self) -> str | None:
+        """Notes whether it ended, and starts it again when it is time; returns how it died, where it just did.
+
+        Raises RunError where there is no use in another try.
+        """
+        now = time.monotonic()
+        if self.done:
+            return None
+        if self.process is None:
+            if now >= self._start_at:
+                self._started = now
+                self.process = Process(self.part.module, self.part.flags, self._output)
+            return None
+        code = self.process.code
+        if code is None:
+            return None
+        if code == 0:
+            self.done = True
+            return None
+        said = self.process.last_line()
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}: {said}"
+        self._failures = self._failures + 1 if now - self._started < SOON_S else 1
+        if code == USER_ERROR or self._failures >= FAILURES:
+            again = "" if code == USER_ERROR else f", {self._failures} times soon after its start"
+            raise RunError(f"{self.part.name} {how}{again} (all of it: {self._output}).")
+        self.faults += 1
+        self.process = None
+        self._start_at = now + min(BACKOFF_S * 2 ** (self._failures - 1), LONGEST_BACKOFF_S)
+        return how
+
+
+class Workers:
+    """All processes of one run, the replay servers first."""
+
+    def __init__(self, command: Command):
+        """Raises UserError, before anything starts, where the run could not begin or go on."""
+        self._command = command
+        self._experiment = command.experiment
+        self._quiet = command.flags["quiet"]
+        given = RunFolder(command.flags["output_dir"], command.settings)
+        self.folder = given.path
+        self._lock = Lock(self.folder, "--output_dir", LOCK)
+        ports = self._ports()
+        replay = ",".join(f"localhost:{port}" for port in ports)
+        common = {**command.flags, **dict.fromkeys(("num_workers", "copies", "output_dir", "port", "shards"))}
+        words = command_line({**common, "sys": "local", "tpu": None, "quiet": True})
+        learner = command_line({**common, "output_dir": str(self.folder), "quiet": True})
+        count = command.flags["num_workers"]
+        self._servers = [
+            Part(
+                f"replay_{shard}",
+                "binaries.replay_server",
+                [*words, f"--port={port}", f"--shards={len(ports)}", f"--checkpoint_dir={self.folder}/replay_{shard}"],
+            )
+            for shard, port in enumerate(ports)
+        ]
+        self._learner = Part("learner", "binaries.learner", [*learner, f"--replay={replay}"])
+        self._evaluator = Part(
+            "evaluator", "binaries.evaluator", [*words, f"--replay={replay}", f"--output_dir={self.folder}"]
+        )
+        self._actors = [
+            Part(
+                f"actor_{actor}",
+                "binaries.actor",
+                [*words, f"--replay={replay}", f"--actor_id={actor}", f"--num_actors={count}"],
+            )
+            for actor in range(count)
+        ]
+        self._kept: dict[str, Kept] = {}
+        self._stop = False
+
+    def _ports(self) -> list[int]:
+        """Of the replay servers: --port and those after it, or free ones."""
+        first, count = self._command.flags["port"], self._command.flags["shards"]
+        if first:
+            from servers.ports import check_port
+
+            for port in range(first, first + count):
+                check_port(port)
+            return list(range(first, first + count))
+        probes = [socket.socket() for _ in range(count)]
+        try:
+            for probe in probes:
+                probe.bind(("", 0))
+            return [probe.getsockname()[1] for probe in probes]
+        finally:
+            for probe in probes:
+                probe.close()
+
+    def run(self) -> bool:
+        """Returns whether the training came to its end (False: a signal asked to stop); raises RunError."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        self._lock.take()
+        status = console.Status(self._quiet)
+        try:
+            for part in (*self._servers, self._learner, *self._actors, self._evaluator):
+                self._kept[part.name] = Kept(part, self.folder / "logs" / f"{part.name}.log")
+            while not self._stop and not (self._done(self._learner) and self._done(self._evaluator)):
+                time.sleep(POLL_S)
+                for kept in self._kept.values():
+                    how = kept.look()
+                    if how is not None:
+                        self._note(kept.part.name, how, status)
+                if status.due():
+                    status.line(self._line())
+        finally:
+            status.clear()
+            # Those who write first, those who keep it last.
+            self._end([*self._actors, self._evaluator])
+            self._end([self._learner])
+            self._end(self._servers)
+        return not self._stop
+
+    def _done(self, part: Part) -> bool:
+        return self._kept[part.name].done
+
+    def _end(self, parts: Sequence[Part]) -> None:
+        kept = [self._kept[part.name] for part in parts if part.name in self._kept]
+        stop_all(k.process for k in kept if k.process is not None)
+
+    def _note(self, name: str, how: str, status: console.Status) -> None:
+        """Says that a process died, and writes it down for the report."""
+        status.warn(f"{name} {how}; it is started again.")
+        line = json.dumps({"time": time.time(), "process": name, "fault": how})
+        try:
+            with (self.folder / FAULTS).open("a") as stream:
+                stream.write(f"{line}\n")
+        except OSError as error:
+            status.warn(f"WARNING: this is not written down ({error.strerror}).")
+
+    def _line(self) -> str:
+        """How far the run is."""
+        now = read_progress(self.folder)
+        running = sum(kept.process is not None and not kept.done for kept in self._kept.values())
+        faults = sum(kept.faults for kept in self._kept.values())
+        if now is None:
+            return f"starting: {running} processes"
+        total = self._experiment.train_steps
+        return (
+            f"{console.bar(now['env_steps'] / total)} {now['env_steps']:,} of {total:,} steps"
+            f" | {now['updates']:,} updates"
+            f" | return {console.number(now['episode_return'])} | {now['env_steps_per_second']:,.0f} steps/s"
+            f" | {console.duration(now['seconds_left'])} left | {running} processes, {faults} restarts"
+        )
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        del frame
+        self._stop = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+def run(command: Command) -> int:
+    """Runs `command` with --num_workers actors, then says where its results are."""
+    if not command.flags["training"]:
+        raise UserError("--training=False tests what was trained: leave --num_workers out.")
+    workers = Workers(command)
+    folder = workers.folder
+    print(
+        f"{command.experiment.algo} on {command.experiment.environment} with {command.flags['num_workers']} actors, in"
+        f" {folder}; what each process says: {folder / 'logs'}",
+        flush=True,
+    )
+    if not workers.run():
+        print("Stopped and saved; the same command goes on from here.")
+        return 0
+    last = (folder / "logs" / "evaluator.log").read_text().strip().splitlines()[-1]
+    print(f"{last}\nReport: {folder / report.PAGE}\nTensorBoard: ./run tensorboard --logdir={folder}")
+    return 0

@@ -1,4 +1,4 @@
-"""Calls of compiled functions that are given up after a time: TensorFlow's own know none."""
+"""Calls of compiled functions whose waiting is given up after a time: TensorFlow's own know no timeout."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ POLL_S = 0.25
 
 
 class _Watch:
-    """One thread that cancels what goes on for too long."""
+    """One thread that cancels what waits for too long."""
 
-    def __init__(self) -> None:
+    def __init__(self, waits: Callable[[], bool]) -> None:
+        self._waits = waits
         self._call: tuple[float, Any] | None = None
         threading.Thread(target=self._loop, daemon=True, name="cancellation").start()
 
@@ -30,17 +31,18 @@ class _Watch:
             time.sleep(POLL_S)
             # Cancelling a call that has just ended does nothing.
             call = self._call
-            if call is not None and time.monotonic() > call[0]:
+            if call is not None and time.monotonic() > call[0] and self._waits():
                 call[1].start_cancel()
 
 
-def cancellable(function: Any) -> Callable[..., Any]:
+def cancellable(function: Any, waits: Callable[[], bool]) -> Callable[..., Any]:
     """`function`, a concrete one, as a callable of (timeout in seconds, *arguments).
 
-    It raises tf.errors.CancelledError where an operation of it that can be cancelled, such as an iterator's next,
-    still waits after the timeout. Calls come one after the other.
+    It raises tf.errors.CancelledError where after the timeout an operation such as an iterator's next still waits;
+    `waits` says whether one does, from another thread: a computation must not be cut off in its middle. Calls come one
+    after the other.
     """
-    watch = _Watch()
+    watch = _Watch(waits)
 
     def call(timeout_s: float, *arguments: Any) -> Any:
         manager = cancellation.CancellationManager()

@@ -32,8 +32,6 @@ STAMPS = (AGE, RUN_ID, WEIGHTS)
 """[] i32 each, what an actor stamps every row with"""
 
 
-COMPILE_S = 240.0
-"""that the first call may take longer than the others"""
 _NO_DATA = (
     tf.errors.OutOfRangeError,
     tf.errors.CancelledError,
@@ -123,6 +121,10 @@ class Learner:
         self._update_all = tf.function(self._loop, jit_compile=jit, autograph=False)
         self._run = tf.function(self._draw_and_update, autograph=False)
         self._call: Callable[..., tf.Tensor] | None = None
+        self._draws = tf.Variable(tf.constant(0), trainable=False)
+        """draws that arrived"""
+        self._draws_before = 0
+        """the call under way"""
         self._iterator: Any = None
         self._write_priorities: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], None] | None = None
         norms = [f"gradient_norm/{group}" for group in self._optimizers]
@@ -172,19 +174,21 @@ class Learner:
     def run(self, env_steps: int, timeout_s: float = 60.0) -> dict[str, float]:
         """Performs the updates of one call at `env_steps` environment steps; returns their mean metrics.
 
-        No metrics come of rollouts that were dropped. Raises NoDataError where the replay gives no data in time, or its
-        server is lost, and LearnerError where the loss is not finite.
+        `timeout_s`: that the draw may take. No metrics come of rollouts that were dropped. Raises NoDataError where the
+        replay gives no data in time, or its server is lost, and LearnerError where the loss is not finite.
         """
+        self._draws_before = int(self._draws.numpy())
         arguments = (self._iterator, tf.constant(env_steps, tf.int32), tf.constant(self.run_id, tf.int32))
         try:
             if self._call is None:
-                self._call = cancellable(self._run.get_concrete_function(*arguments))
-                # The first call compiles, and may take far longer than any later one.
-                timeout_s += COMPILE_S
+                waits = lambda: int(self._draws.numpy()) == self._draws_before  # noqa: E731
+                self._call = cancellable(self._run.get_concrete_function(*arguments), waits)
             values = self._call(timeout_s, *arguments).numpy()
         except (tf.errors.OpError, StopIteration) as error:
             if not isinstance(error, _NO_DATA):
                 raise
+            # Where a server was lost as the priorities were on their way, the updates were made all the same.
+            self.updates = int(self._updates.numpy())
             raise NoDataError(
                 f"The learner waits for the replay: after {self.updates} updates it got no samples in time."
             ) from error
@@ -240,6 +244,8 @@ class Learner:
 
     def _draw_and_update(self, iterator: Any, env_steps: tf.Tensor, run_id: tf.Tensor) -> tf.Tensor:
         draw: Draw = next(iterator)
+        with tf.control_dependencies(self._local(draw.keys)):
+            self._draws.assign_add(1)
         priorities, metrics = self._update_all(draw.steps, draw.correction, env_steps, run_id)
         if self._write_priorities is not None:
             # Replica-major keys [k * B / R] each, beside priorities [k, B].

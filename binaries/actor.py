@@ -91,6 +91,8 @@ class Loop:
             turns += 1
             due = actor.rollouts > rollouts if self._plan.memory.on_policy else turns % experiment.pull_period == 0
             if due:
+                if self._plan.memory.on_policy:
+                    self._report(at_once=True)
                 rollouts = actor.rollouts
                 self._pull()
 
@@ -117,9 +119,9 @@ class Loop:
             self._max_priority = version.max_priority
         return version is not None
 
-    def _report(self) -> None:
+    def _report(self, at_once: bool = False) -> None:
         now = time.monotonic()
-        if now - self._reported > REPORT_S:
+        if at_once or now - self._reported > REPORT_S:
             self._reported = now
             self._send(0)
 

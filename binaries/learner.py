@@ -129,7 +129,8 @@ class Loop:
         shards = self._shards
         drawn = self._drawn
         now = time.monotonic()
-        if shards.changed or shards.credit < drawn or now - self._counted > COUNT_S:
+        on_policy = self._plan.memory.on_policy
+        if shards.changed or shards.credit < drawn or on_policy or now - self._counted > COUNT_S:
             self._counted = now
             shards.poll()
             self._read_reports(now)
@@ -193,7 +194,8 @@ class Loop:
     def _read_reports(self, now: float) -> None:
         from servers import reports
 
-        if now - self._read > COUNT_S and self._shards.alive:
+        # Rollouts come with reports, and the age of both counts.
+        if self._shards.alive and (self._plan.memory.on_policy or now - self._read > COUNT_S):
             self._read = now
             with self._watchdog.during("reads the actors' reports from the replay server"):
                 self._tally.take(reports.read([self._shards.clients[shard] for shard in self._shards.alive]))

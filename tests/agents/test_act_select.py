@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from agents.algos.act_select.basic import Epsilon, Max
+from agents.algos.act_select.basic import Epsilon, EpsilonByLane, Max
 from pipeline.types import UserError
 
 VALUES = tf.constant([[0.0, 1.0, 0.0, 0.0]] * 1000)
@@ -48,3 +48,19 @@ def test_the_seed_decides() -> None:
 def test_impossible_settings_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(UserError, match="Epsilon"):
         Epsilon(**setting)  # pyright: ignore[reportArgumentType]
+
+
+def test_every_lane_of_every_actor_has_an_epsilon_of_its_own() -> None:
+    places = np.linspace(0, 1, 4, dtype=np.float32)
+    select = EpsilonByLane(epsilon=0.5, alpha=3.0)
+    core = select.initial_core(places, 1)
+    np.testing.assert_allclose(core.numpy(), [0.5, 0.25, 0.125, 0.0625], rtol=1e-5)
+    values = tf.constant([[0.0, 1.0]] * 4)
+    explored = np.zeros(4)
+    for seed in range(4000):
+        action, after = select(values, core, tf.constant([7, seed]), tf.constant(0))
+        assert after is core
+        explored += action.numpy() != 1
+    # Half of what is explored is the other action: five standard deviations of 4,000 coins.
+    expected = core.numpy() / 2
+    assert np.all(np.abs(explored / 4000 - expected) < 5 * np.sqrt(expected * (1 - expected) / 4000))

@@ -18,7 +18,7 @@ from agents.algos.algo import Algo, Loss
 from agents.algos.dqn import DQN
 from agents.algos.ppo import PPO
 from agents.algos.vpg import VPG
-from agents.learner import AGE, Learner, LearnerError, make_strategy
+from agents.learner import AGE, RUN_ID, WEIGHTS, Learner, LearnerError, make_strategy
 from agents.models.basic import MLP
 from pipeline.dataset import Draw, dataset
 from pipeline.envs.lanes import Lanes
@@ -76,9 +76,9 @@ class Recording(Algo):
         return numbers
 
 
-def recorded(batch_size: int, epochs: int, calls: int = 1) -> tuple[Recording, Learner]:
+def recorded(batch_size: int, epochs: int, calls: int = 1, **options: Any) -> tuple[Recording, Learner]:
     algo = Recording(batch_size, epochs)
-    learner = make_learner(algo, Queue(), make_strategy("local"), xla=False)
+    learner = make_learner(algo, Queue(), make_strategy("local"), xla=False, **options)
     draw = random_draw(1, E, T + 1)
     numbers = np.zeros([1, E, T + 1], np.float32)
     numbers[0, :, :-1] = np.arange(EXAMPLES).reshape(E, T)
@@ -227,6 +227,29 @@ def test_the_age_of_a_rollout_is_that_of_its_rows() -> None:
     feed(learner, draw._replace(steps=draw.steps._replace(extras={**draw.steps.extras, AGE: written})))
     # Rows 0 to 5 were written at steps 0, 10, ... 50.
     assert learner.run(env_steps=700)["sample_age"] == pytest.approx(675.0)
+
+
+def test_rollouts_of_old_weights_and_of_other_lives_are_dropped_and_counted() -> None:
+    _, learner = recorded(8, 1, calls=0, max_policy_lag=2)
+    draw = rollout()
+
+    def run(run_id: int, weights: int) -> dict[str, float]:
+        leading = (1, E, T + 1)
+        stamps = {RUN_ID: tf.fill(leading, run_id), WEIGHTS: tf.fill(leading, weights)}
+        feed(learner, draw._replace(steps=draw.steps._replace(extras={**draw.steps.extras, **stamps})))
+        return learner.run(0)
+
+    learner.run_id = 5
+    each = EXAMPLES // 8
+    for call in range(4):
+        assert run(run_id=5, weights=call * each)["policy_lag"] == pytest.approx((each - 1) / 2)
+    weights = learner.params.online["one"].get_weights()
+    assert run(run_id=5, weights=each) == {}
+    assert run(run_id=4, weights=4 * each) == {}
+    assert (learner.updates, learner.rollouts, learner.stale_rollouts) == (4 * each, 4, 2)
+    for before, after in zip(weights, learner.params.online["one"].get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert run(run_id=5, weights=2 * each)["policy_lag"] == pytest.approx(2 * each + (each - 1) / 2)
 
 
 def test_a_queue_that_gives_nothing_is_a_stall() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,13 @@ from tests.agents.helpers import ACTION, OBSERVATION, feed, make_learner, random
 ITEMS, B = 40, 8
 
 
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    """A prioritized table with 40 items of priority 3."""
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a prioritized table with 40 items of priority 3."""
     algo, memory = DQN(batch_size=B), Prioritized()
     rows = make_rows(algo, OBSERVATION, ACTION)
     table = memory.table(tables.TABLE, algo.data(), 1, tables.signature(rows, 2, None))
-    server = tables.serve([table], tmp_path)
+    server = tables.serve([table], folder)
     writer = Writer([reverb.Client(f"localhost:{server.port}")], tables.TABLE, rows, 1, 2, 1, blocks=False)
     steps = random_draw(1, 1, ITEMS + 1).steps
     for i in range(ITEMS + 1):
@@ -38,6 +39,12 @@ def address(tmp_path: Path) -> Iterator[str]:
     writer.flush()
     yield f"localhost:{server.port}"
     server.stop()
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    with served(tmp_path) as address:
+        yield address
 
 
 def priorities(address: str) -> dict[int, float]:
@@ -66,6 +73,23 @@ def test_exactly_the_updated_items_have_their_new_errors_as_priorities(address: 
     assert {after[k] for k in after if k not in expected} == {3.0}
     assert metrics["priority_max"] == pytest.approx(max(expected.values()), rel=1e-4)
     assert learner.max_priority == max(1.0, metrics["priority_max"])
+
+
+def test_of_several_servers_each_gets_the_priorities_of_its_own_items(address: str, tmp_path: Path) -> None:
+    with served(tmp_path / "other") as other:
+        addresses = [address, other]
+        keys = [sorted(priorities(each)) for each in addresses]
+        learner = make_learner(DQN(batch_size=B), Prioritized(exponent=0.1), make_strategy("local"), updates_per_call=1)
+        shard = [0, 1, 1, 0, 1, 1, 1, 0]
+        drawn = [keys[server].pop() for server in shard]
+        draw = random_draw(1, B, 2)
+        draw = draw._replace(keys=tf.constant(drawn, tf.uint64), shard=tf.constant(shard))
+        learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(draw).repeat(), addresses, tables.TABLE)
+        learner.run(env_steps=0)
+        for server, each in enumerate(addresses):
+            after = priorities(each)
+            changed = {key for key, priority in after.items() if priority != 3.0}
+            assert changed == {key for key, own in zip(drawn, shard, strict=True) if own == server}
 
 
 def test_importance_weights_are_normalised_by_the_largest_of_the_batch() -> None:

@@ -140,7 +140,8 @@ def test_a_folder_belongs_to_one_live_process(folder: RunFolder) -> None:
             RunFolder(str(path), {})
         # One that was chosen while it was free.
         late = RunFolder(str(folder.path), settings())
-        late.path = path
+        late._lock._path = path / "lock"
+        late._lock._said = f"--output_dir={path} is in use by process"
         with pytest.raises(UserError, match=sentence):
             late.take()
         holder.kill()

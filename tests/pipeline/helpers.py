@@ -121,6 +121,7 @@ class Stream:
         batch_size: int = 6,
         size: int = 600,
         whole_episodes: bool = False,
+        servers: int = 1,
     ):
         lanes = len(scripts)
         self.memory = memory
@@ -129,22 +130,28 @@ class Stream:
         extras = {name: specs.Array((), np.int32) for name in (LANE, *STAMPS)}
         self.rows = Rows(self.lanes.observation_spec, self.lanes.action_spec, extras)
         self.signature = tables.signature(self.rows, n + 1, lanes if memory.blocks else None)
-        self.server = serve(memory.table(tables.TABLE, self.data, lanes, self.signature))
-        self.address = f"localhost:{self.server.port}"
-        self.client = reverb.Client(self.address)
+        self.servers = [serve(self.table()) for _ in range(servers)]
+        self.server = self.servers[0]
+        self.addresses = [f"localhost:{server.port}" for server in self.servers]
+        self.clients = [reverb.Client(address) for address in self.addresses]
+        self.client = self.clients[0]
         self._scripts, self._n, self._period = scripts, n, period
         self._start()
         self._state = self.lanes.reset(0)
+
+    def table(self) -> reverb.Table:
+        """A new table, of one server."""
+        return self.memory.table(tables.TABLE, self.data, len(self.lanes), self.signature)
 
     def _start(self) -> None:
         """Makes what a process holds that acts."""
         lanes = len(self._scripts)
         self.lanes = Lanes([partial(Scripted, *script) for script in self._scripts], together=self.data.whole_episodes)
         if self.memory.on_policy:
-            self.writer = RolloutWriter([self.client], tables.TABLE, self.rows, lanes, self._n + 1)
+            self.writer = RolloutWriter(self.clients, tables.TABLE, self.rows, lanes, self._n + 1)
         else:
             self.writer = Writer(
-                [self.client], tables.TABLE, self.rows, lanes, self._n + 1, self._period, self.memory.blocks
+                self.clients, tables.TABLE, self.rows, lanes, self._n + 1, self._period, self.memory.blocks
             )
         policy: Any = Ones(lanes)
         self.actor = Actor(policy, self.writer, self.lanes.action_spec, lanes, self.data)
@@ -169,10 +176,10 @@ class Stream:
         if flush:
             self.actor.flush()
 
-    def draws(self, batches: int = 2, replicas: int = 1, timeout_ms: int = 200) -> tf.data.Dataset:
+    def draws(self, batches: int = 2, replicas: int = 1, timeout_ms: int = 200, **several: Any) -> tf.data.Dataset:
         """The dataset of the table."""
         return dataset(
-            [self.address],
+            self.addresses,
             tables.TABLE,
             self.rows,
             self.data,
@@ -182,19 +189,20 @@ class Stream:
             batches=batches,
             replicas=replicas,
             timeout_ms=timeout_ms,
+            **several,
         )
 
-    def table_size(self) -> int:
+    def table_size(self, server: int = 0) -> int:
         """Items in the table."""
-        return self.client.server_info()[tables.TABLE].current_size
+        return self.clients[server].server_info()[tables.TABLE].current_size
 
-    def items(self) -> list[Item]:
+    def items(self, server: int = 0) -> list[Item]:
         """As many samples as there are items: a queue gives each of them once, in order."""
-        size = self.table_size()
+        size = self.table_size(server)
         if size == 0:
             return []
         samples: Any = list(
-            self.client.sample(tables.TABLE, size, emit_timesteps=False, unpack_as_table_signature=True)
+            self.clients[server].sample(tables.TABLE, size, emit_timesteps=False, unpack_as_table_signature=True)
         )
         columns = {name: np.stack([s.data[name] for s in samples]) for name in self.signature}
         if self.memory.blocks:  # [items, T + 1, E, ...] -> [items * E, T + 1, ...]
@@ -213,9 +221,9 @@ class Stream:
             seen |= {item.key: item for item in self.items()}
         return list(seen.values())
 
-    def stored(self) -> list[list[Window]]:
+    def stored(self, server: int = 0) -> list[list[Window]]:
         """Takes all items out of a queue: the windows of each."""
-        return [item.windows for item in self.items()]
+        return [item.windows for item in self.items(server)]
 
 
 def windows(steps: Any) -> list[Window]:

@@ -65,7 +65,7 @@ def test_new_priorities_by_key_change_the_frequencies(serve: Serve) -> None:
     draw, windows = sampled(stream)
     keys = dict(zip(windows.ravel().tolist(), draw.keys.numpy().tolist(), strict=True))
     new = PRIORITIES[::-1].copy()
-    reverb.TFClient(stream.address).update_priorities(
+    reverb.TFClient(stream.addresses[0]).update_priorities(
         tables.TABLE, tf.constant([keys[i] for i in range(5)], tf.uint64), tf.constant(new, tf.float64)
     )
     draw, windows = sampled(stream)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
 from binaries import console, flags, serving, settings
 from binaries.experiment import Plan
 from binaries.run_folder import NATIVE_LOG, RunFolder, as_text
-from binaries.tally import Tally
+from binaries.tally import ACTORS, Tally
 from pipeline.types import RunError, UserError
 from pipeline.waiting import Stopped, Waiting
 from servers.checkpoint import Checkpoints, Unit
@@ -63,6 +63,7 @@ class Loop:
         self._folder = folder
         self._checkpoints = checkpoints
         self._watchdog = watchdog
+        self._stop = stop
         self._ratio = plan.ratio(learner)
         self._drawn = plan.items_per_draw(learner)
         self._shards = Shards(clients, self._ratio)
@@ -91,10 +92,11 @@ class Loop:
     def _restore(self, unit: Unit) -> None:
         try:
             self._learner.checkpoint().read(str(unit.path / "learner")).assert_consumed()
-            self._tally.restore(unit.state["actors"])
+            self._tally.restore(unit.state[ACTORS])
         except (AssertionError, ValueError, KeyError) as error:
             raise UserError(
-                f"{unit.path} was not written by a learner of these settings: choose another --output_dir."
+                f"{unit.path} was not written by a learner of these settings that actors in other processes fed: choose"
+                " another --output_dir."
             ) from error
         self._learner.restored()
         print(
@@ -108,6 +110,8 @@ class Loop:
         finished = False
         try:
             while not finished:
+                if self._stop():
+                    raise Stopped
                 finished = self._turn()
         except Stopped:
             pass
@@ -275,11 +279,16 @@ class Loop:
             self._summaries.flush()
 
         try:
-            self._checkpoints.save(tally.env_steps, write, {"actors": tally.state()})
+            self._checkpoints.save(tally.env_steps, write, self._state())
         except Exception as error:
             # A full disk is an OSError to Python only; TensorFlow has errors of its own.
             self._unsaved(f"no checkpoint at {tally.env_steps:,} steps ({error}); the one before stands", error)
         self._saved = time.monotonic()
+
+    def _state(self) -> dict[str, Any]:
+        """Counts: the actors', and what an agent in one process needs to test what was learnt."""
+        counters = {"env_steps": self._tally.env_steps, "episodes": self._tally.episodes, "policy_calls": 0}
+        return {**counters, "rollouts": self._learner.rollouts, ACTORS: self._tally.state()}
 
     def _flush(self) -> None:
         try:
@@ -313,7 +322,7 @@ def main(argv: list[str]) -> int:
     folder.take()
     log.keep(folder.path / NATIVE_LOG)
     operative = settings.operative()
-    folder.write({**command.flags, "replay": addresses}, operative)
+    folder.write(command.flags, operative)
     watchdog = serving.Watchdog("The learner", experiment.startup_timeout)
     try:
         clients = serving.clients(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import collections
 import io
 import json
 import math
@@ -15,7 +16,7 @@ import numpy as np
 from absl import flags as absl_flags
 
 from binaries import console, flags
-from binaries.run_folder import OPERATIVE, RESULTS, RUN
+from binaries.run_folder import FAULTS, OPERATIVE, RESULTS, RUN
 from pipeline.types import UserError
 
 PAGE = "report.html"
@@ -51,6 +52,8 @@ class Run(NamedTuple):
     train: dict[str, Points]
     """TensorBoard's points by tag"""
     videos: list[Path]
+    faults: list[dict[str, Any]]
+    """processes that died, and how"""
 
     @property
     def seed(self) -> str:
@@ -136,13 +139,6 @@ def read(folder: Path) -> Run:
         settings, given, versions = record["settings"], record["flags"], record["versions"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder / RUN} cannot be read ({error}): leave this run out.") from error
-    results = []
-    if (folder / RESULTS).exists():
-        for number, line in enumerate((folder / RESULTS).read_text().splitlines(), 1):
-            try:
-                results.append(json.loads(line))
-            except ValueError as error:
-                raise UserError(f"{folder / RESULTS}:{number} is no result: mend or remove the line.") from error
     operative = (folder / OPERATIVE).read_text() if (folder / OPERATIVE).exists() else ""
     bindings = dict(re.findall(r"(?m)^([\w.]+) = ((?:.|\n(?=[ \t]))+)", operative))
     return Run(
@@ -151,10 +147,22 @@ def read(folder: Path) -> Run:
         given,
         {**versions, "commit": record.get("git_commit", "")},
         {name: " ".join(value.replace("\\\n", " ").split()) for name, value in bindings.items()},
-        results,
+        _lines(folder / RESULTS),
         _points(folder / "train"),
         sorted((folder / "videos").glob("t*.mp4")),
+        _lines(folder / FAULTS),
     )
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """What the lines of the file at `path` say; nothing where there is none."""
+    said = []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+        try:
+            said.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}:{number} cannot be read: mend or remove the line.") from error
+    return said
 
 
 def _points(folder: Path) -> dict[str, Points]:
@@ -315,6 +323,16 @@ def speed_rows(groups: Sequence[Group]) -> list[list[str]]:
     return rows
 
 
+def fault_rows(groups: Sequence[Group]) -> list[list[str]]:
+    """Of every process that died in a run: the runs, the seed, the process, how, and how often."""
+    rows = []
+    for one in groups:
+        for run in one.runs:
+            counted = collections.Counter((fault["process"], fault["fault"]) for fault in run.faults)
+            rows += [[one.name, run.seed, *what, str(count)] for what, count in sorted(counted.items())]
+    return rows
+
+
 def differences(groups: Sequence[Group]) -> list[list[str]]:
     """Every parameter and version that is not the same in all groups: its name, and its value in each."""
     described = [{**one.runs[0].operative, **one.runs[0].versions} for one in groups]
@@ -368,6 +386,9 @@ def markdown(groups: Sequence[Group]) -> str:
         lines += ["", f"{summary(one)[0].upper()}{summary(one)[1:]}.", ""]
     lines += ["## Throughput", ""]
     lines += _table(["runs", "environment steps/s", "updates/s"], speed_rows(groups))
+    rows = fault_rows(groups)
+    if rows:
+        lines += ["", "## Processes that died", "", *_table(["runs", "seed", "process", "how", "times"], rows)]
     rows = differences(groups)
     if rows:
         lines += ["", "## What differs", "", *_table(["parameter", *(one.name for one in groups)], rows)]
@@ -396,6 +417,7 @@ def html(groups: Sequence[Group], drawn: Any) -> str:
         scores=[(one, score_rows(one), summary(one)) for one in groups],
         figure=_svg(drawn),
         speeds=speed_rows(groups),
+        faults=fault_rows(groups),
         differences=differences(groups),
         mixed=[(one, names) for one in groups if (names := mixed(one))],
         videos=videos if any(shown or left for _, shown, left in videos) else [],

@@ -26,6 +26,8 @@ NATIVE_LOG = "native.log"
 RESULTS = "results.jsonl"
 PROGRESS = "progress.json"
 """how far the run is; written every second"""
+FAULTS = "faults.jsonl"
+"""one line for every process that died and was started again"""
 
 MAY_CHANGE = {
     f"Experiment.{name}"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from servers.reports import Report
 
+ACTORS = "actors"
+"""where a unit of a run of several processes keeps `Tally.state`"""
 CONNECTED_S = 20.0
 """after its last report an actor counts as gone"""
 RECENT = 100

@@ -16,6 +16,7 @@ from binaries import console, copies, flags, report, settings, workers
 from binaries.evaluation import record
 from binaries.experiment import Parts, Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder
+from binaries.tally import ACTORS
 from pipeline.envs.recorder import Videos
 from pipeline.types import Nest, RunError, UserError
 from servers.checkpoint import Checkpoints, Unit
@@ -361,6 +362,8 @@ def main(argv: list[str]) -> int:
     training = command.flags["training"]
     if not training and unit is None:
         raise UserError(f"There is no checkpoint in {folder.checkpoints} to test: train first, with the same flags.")
+    if training and unit is not None and ACTORS in unit.state:
+        raise UserError(f"{folder.path} holds a run of several processes: go on with --num_workers, as before.")
     videos, window = _viewing(command, folder)
     profile = Profile(command.flags["profile"], folder.path / "train") if command.flags["profile"] else None
     log = console.NativeLog()
@@ -369,7 +372,8 @@ def main(argv: list[str]) -> int:
     tf.config.threading.set_intra_op_parallelism_threads(command.experiment.threads)
     settings.apply(command.settings)
     plan = Plan(command.flags["sys"], command.flags["tpu"], videos=videos, window=window)
-    parts = plan.build(folder.checkpoints / "replay.new", port or None, None if unit is None else unit.path / "replay")
+    replay = None if unit is None or ACTORS in unit.state else unit.path / "replay"
+    parts = plan.build(folder.checkpoints / "replay.new", port or None, replay)
     try:
         settings.check_all_read(command.settings)
     except UserError:

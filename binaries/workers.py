@@ -17,13 +17,11 @@ from binaries import console, report
 from binaries.flags import Command
 from binaries.lock import Lock
 from binaries.processes import Process, stop_all
-from binaries.run_folder import RunFolder, command_line, read_progress
+from binaries.run_folder import FAULTS, RunFolder, command_line, read_progress
 from pipeline.types import RunError, UserError
 
 POLL_S = 0.2
 LOCK = "workers.lock"
-FAULTS = "faults.jsonl"
-"""in the run's folder: one line for every process that died and was started again"""
 BACKOFF_S = 1.0
 """before a process is started again; twice as much each time it fails soon after"""
 LONGEST_BACKOFF_S = 30.0

@@ -61,6 +61,20 @@ def groups_of(*folders: Path) -> list[report.Group]:
     return group([read(folder) for folder in find(folders)])
 
 
+def test_processes_that_died_are_counted(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 0, 10.0)
+    faults = [("learner", "killed by SIGKILL"), ("actor_0", "ended with status 1: x"), ("learner", "killed by SIGKILL")]
+    lines = [json.dumps({"time": 1.0, "process": process, "fault": fault}) for process, fault in faults]
+    (folder / "faults.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    text = report.write([folder], tmp_path / "to")
+    assert "| 0 | learner | killed by SIGKILL | 2 |" in text
+    assert "| 0 | actor_0 | ended with status 1: x | 1 |" in text
+    page = (tmp_path / "to" / "report.html").read_text()
+    assert "Processes that died" in page
+    quiet = make_run(tmp_path / "quiet", 0, 10.0)
+    assert "Processes that died" not in report.write([quiet], tmp_path / "to")
+
+
 def test_the_interquartile_mean_is_that_of_the_middle_half() -> None:
     values = np.array([-1000.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 1000.0])
     assert iqm(values).mean == np.mean([2.0, 3.0, 4.0, 5.0])
@@ -227,7 +241,7 @@ def test_a_video_plays_from_the_page(tmp_path: Path) -> None:
         (lambda folder: (folder / "run.json").write_text("{"), r"run\.json cannot be read \(.*\): leave this run out"),
         (
             lambda folder: (folder / "results.jsonl").write_text('{"kind"\n'),
-            r"results\.jsonl:1 is no result: mend or remove the line",
+            r"results\.jsonl:1 cannot be read: mend or remove the line",
         ),
     ],
 )

@@ -1,0 +1,215 @@
+"""Actors, learner, replay server and evaluator as processes of their own, and `train --num_workers` that runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from pipeline.index import ROOT
+from servers.checkpoint import Checkpoints
+from tests.binaries.programs import Running, run, running
+from tests.binaries.units import curve, results, variables
+
+OVERRIDES = "DQN.min_replay_size=300;Learner.updates_per_call=8;Experiment.eval_period=1000;Experiment.log_period=500"
+STEPS = 2_500
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def flags(*more: str, steps: int = STEPS) -> list[str]:
+    return [
+        "--hparams=dqn_cartpole",
+        f"--train_steps={steps}",
+        "--eval_episodes=2",
+        "--test_episodes=3",
+        f"--hparam_override={OVERRIDES}",
+        *more,
+    ]
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Those whose command line names `folder`."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(str(folder) in word for word in process.cmdline()):
+                found.append(process)
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two actors that came to its end."""
+    folder = tmp_path_factory.mktemp("served") / "run"
+    ended = run("binaries.train", *flags("--num_workers=2", f"--output_dir={folder}"))
+    assert ended.code == 0, ended.stderr + ended.stdout
+    assert "CartPole-v1 after " in ended.stdout
+    return folder
+
+
+def test_it_trains_to_the_end_with_every_step_and_update_counted(trained: Path) -> None:
+    last = results(trained)[-1]
+    assert last["kind"] == "test"
+    unit = Checkpoints(trained / "checkpoints", kept=3, warn=pytest.fail).latest()
+    assert unit is not None
+    assert STEPS <= unit.step < 1.3 * STEPS
+    assert sum(steps for _, _, steps, _, _ in unit.state["actors"]) == unit.step
+    assert {actor for actor, *_ in unit.state["actors"]} == {0, 1}
+    # One update a window past the first 300, in whole calls of 8; windows of 10 rows and 2 x 16 lanes are incomplete.
+    assert unit.step - 300 - 2 * 16 * 10 - 8 <= last["updates"] <= unit.step - 300
+    assert variables(trained)
+
+
+def test_tensorboard_shows_lags_rates_and_who_is_there(trained: Path) -> None:
+    tags = {
+        tag: [value for _, value in curve(trained, tag)]
+        for tag in (
+            "learner/loss",
+            "learner/sample_age",
+            "learner/policy_lag",
+            "replay/priority_lag_seconds",
+            "replay/samples_per_insert",
+            "replay/inserts_per_second",
+            "replay/samples_per_second",
+            "replay/items/0",
+            "actors/connected",
+            "episode_return",
+            "memory/resident_megabytes",
+        )
+    }
+    for tag, values in tags.items():
+        assert values, tag
+        assert np.all(np.isfinite(values)), tag
+    assert tags["actors/connected"][-1] == 2
+    assert min(tags["learner/policy_lag"]) >= 0
+    assert curve(trained, "episode_return", "eval")
+
+
+def test_it_leaves_a_report_and_no_process(trained: Path) -> None:
+    assert "report" in (trained / "report.html").read_text()
+    assert not processes_of(trained)
+    assert not (trained / "faults.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_from_what_was_saved(trained: Path) -> None:
+    before = results(trained)[-1]
+    ended = run("binaries.train", *flags("--num_workers=2", f"--output_dir={trained}", steps=STEPS + 1_000))
+    assert ended.code == 0, ended.stderr + ended.stdout
+    log = (trained / "logs" / "learner.log").read_text()
+    assert "Resuming at " in log
+    assert "items restored" in (trained / "logs" / "replay_0.log").read_text().splitlines()[-2]
+    last = results(trained)[-1]
+    assert last["env_steps"] >= STEPS + 1_000
+    assert last["updates"] > before["updates"]
+
+
+def test_what_was_trained_is_tested_and_exported_like_any_run(trained: Path, tmp_path: Path) -> None:
+    ended = run("binaries.train", *flags(f"--output_dir={trained}", "--training=False"))
+    assert ended.code == 0, ended.stderr
+    inline = run("binaries.train", *flags(f"--output_dir={trained}", steps=1_000_000))
+    assert (inline.code, len(inline.stderr.splitlines())) == (2, 1)
+    assert "holds a run of several processes: go on with --num_workers" in inline.stderr
+    ended = run("binaries.export", f"--output_dir={trained}", f"--to={tmp_path / 'policy'}")
+    assert ended.code == 0, ended.stderr
+    assert (tmp_path / "policy" / "saved_model.pb").exists()
+
+
+@pytest.mark.slow
+def test_a_rollouts_queue_is_served_too(tmp_path: Path) -> None:
+    command = ["--hparams=ppo_cartpole", "--train_steps=20000", "--num_workers=2", f"--output_dir={tmp_path / 'run'}"]
+    ended = run("binaries.train", *command, "--test_episodes=3", "--hparam_override=Experiment.log_period=2000")
+    assert ended.code == 0, ended.stderr + ended.stdout
+    assert [value for _, value in curve(tmp_path / "run", "replay/stale_rollouts")][-1] >= 0
+    assert results(tmp_path / "run")[-1]["updates"] > 0
+
+
+@pytest.mark.slow
+def test_a_stopped_run_leaves_nothing_behind_but_what_it_saved(tmp_path: Path) -> None:
+    command = flags("--num_workers=2", f"--output_dir={tmp_path / 'run'}", steps=1_000_000)
+    with running("binaries.train", *command) as train:
+        wait_for(tmp_path / "run" / "progress.json", train)
+        train.process.send_signal(signal.SIGTERM)
+        train.read_rest()
+        assert train.process.wait() == 0
+    assert "Stopped and saved; the same command goes on from here." in train.text
+    assert not processes_of(tmp_path)
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*/manifest.json"))
+    assert list((tmp_path / "run" / "replay_0").glob("step-*/manifest.json"))
+
+
+def wait_for(path: Path, train: Running) -> None:
+    """Until `path` is there; a program that ends before that fails the test."""
+    while not path.exists():
+        assert train.process.poll() is None, train.text
+        with contextlib.suppress(psutil.TimeoutExpired):
+            psutil.Process(train.process.pid).wait(0.2)
+
+
+@contextlib.contextmanager
+def replay_server(folder: Path, port: int, *more: str) -> Iterator[Running]:
+    command = flags(f"--port={port}", f"--checkpoint_dir={folder}", *more)
+    with running("binaries.replay_server", *command) as server:
+        server.read_until(lambda text: "Serving" in text)
+        yield server
+
+
+def test_a_replay_server_says_how_it_is_and_refuses_other_experiments(tmp_path: Path) -> None:
+    port, health = free_port(), free_port()
+    with replay_server(tmp_path / "replay", port, f"--health_port={health}") as server:
+        with urllib.request.urlopen(f"http://localhost:{health}/healthz", timeout=10) as answer:
+            assert json.loads(answer.read())["experience"] == 0
+        assert "at most " in server.text
+        other = ["--hparam_override=DQN.n_step=2", f"--replay=localhost:{port}"]
+        learner = run("binaries.learner", *flags(*other, f"--output_dir={tmp_path / 'other'}"))
+        actor = run("binaries.actor", *flags(*other))
+        for ended in (learner, actor):
+            assert (ended.code, len(ended.stderr.splitlines())) == (2, 1)
+            assert "serves another experiment: DQN.n_step was 10 there and is 2 here." in ended.stderr
+        second = run("binaries.replay_server", *flags(f"--port={free_port()}", f"--checkpoint_dir={tmp_path}/replay"))
+        assert (second.code, len(second.stderr.splitlines())) == (2, 1)
+        assert "is in use by process" in second.stderr
+
+
+def test_who_finds_nobody_says_so_and_ends(tmp_path: Path) -> None:
+    alone = ["--hparam_override=Experiment.startup_timeout=6", f"--replay=localhost:{free_port()}"]
+    for program, name in (("actor", "Actor 0"), ("learner", "The learner")):
+        more = [] if program == "actor" else [f"--output_dir={tmp_path / program}"]
+        ended = run(f"binaries.{program}", *flags(*alone, *more))
+        assert (ended.code, len(ended.stderr.splitlines())) == (1, 1)
+        assert f"{name} waits for the replay server localhost:" in ended.stderr
+        assert "which does not answer: nothing moved for " in ended.stderr
+        assert "which does not answer; this has lasted for " in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("program", "more", "sentence"),
+    [
+        ("learner", ["--output_dir=x"], "No replay server was named: add --replay=HOST:PORT."),
+        ("actor", ["--replay=here"], "--replay=here: 'here' is not HOST:PORT."),
+        ("actor", ["--replay=a:1,a:1"], "--replay=a:1,a:1 names a server twice."),
+        ("actor", ["--replay=a:1", "--actor_id=3"], "--actor_id=3: with --num_actors=1 it lies in [0, 0]."),
+        ("replay_server", ["--checkpoint_dir=x"], "No port was chosen: add --port=PORT"),
+        ("replay_server", ["--port=1234"], "No folder was chosen for the replay's contents"),
+        ("train", ["--num_workers=0", "--output_dir=x"], "num_workers"),
+        ("train", ["--num_workers=2", "--training=False", "--output_dir=x"], "--training=False tests what was trained"),
+    ],
+)
+def test_bad_input_is_one_sentence(program: str, more: list[str], sentence: str) -> None:
+    ended = run(f"binaries.{program}", *flags(*more))
+    assert (ended.code, len(ended.stderr.splitlines())) == (2, 1)
+    assert sentence in ended.stderr
+    assert not (ROOT / "x").exists()

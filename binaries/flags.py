@@ -56,12 +56,18 @@ flags.DEFINE_string(
 flags.DEFINE_bool("quiet", False, "print no progress: warnings and the results only")
 flags.DEFINE_bool("list", False, "print what there is to choose from, and end")
 flags.DEFINE_integer("port", 0, "the replay server's port; 0: any free one", lower_bound=0, upper_bound=65535)
+flags.DEFINE_bool(
+    "private_network",
+    True,
+    "keep a run without --port on this machine out of others' reach: its processes share a network that has loopback"
+    " only; False: for environments that need the machine's network",
+)
 
 GROUPS = {
     "What to run": ("hparams", "hparam_override", "env", "import", "seed", "list"),
     "For how long": ("train_steps", "eval_episodes", "test_episodes"),
     "What to do": ("training", "copies", "num_workers", "shards", "render", "record_video", "profile", "quiet"),
-    "Where": ("sys", "tpu", "output_dir", "port"),
+    "Where": ("sys", "tpu", "output_dir", "port", "private_network"),
 }
 """the flags as --help shows them"""
 SETTINGS = {

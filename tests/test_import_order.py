@@ -46,6 +46,7 @@ LIGHT = (
     "binaries.settings",
     "binaries.run_folder",
     "binaries.console",
+    "binaries.network",
     "binaries.experiment",
     "binaries.train",
     "servers.ports",

@@ -19,7 +19,8 @@ from binaries import flags, train
 def run(arguments: list[str]) -> dict[str, Any]:
     """Exit code (None for a crash), what came out on each stream, and whether TensorFlow was imported by then."""
     flags.FLAGS.unparse_flags()
-    sys.argv = ["binaries/train.py", *arguments]
+    # One process serves all commands: the first must not take it out of the machine's network for good.
+    sys.argv = ["binaries/train.py", "--private_network=False", *arguments]
     code: object = None
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         # The program itself moves file descriptor 2 and replaces sys.stderr.

@@ -20,6 +20,7 @@ import tensorflow as tf
 from reverb.cc import schema_pb2
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from binaries.train import OPEN, PRIVATE
 from servers.checkpoint import Checkpoints, Unit
 from tests.binaries.conftest import Once
 from tests.binaries.programs import Ended, contents, on_screen, run, running
@@ -145,10 +146,13 @@ def test_a_run_shows_each_setting_with_its_origin_before_it_begins(finished: tup
 def test_a_run_shows_memory_evaluation_result_and_places_and_nothing_else(finished: tuple[Path, Ended]) -> None:
     folder, ended = finished
     lines = ended.stdout.splitlines()
-    replay, *shown = lines[next(i for i, line in enumerate(lines) if line.startswith("  everything else")) + 1 :]
+    begin = next(i for i, line in enumerate(lines) if line.startswith("  everything else"))
+    network, replay, *shown = lines[begin + 1 :]
     assert re.fullmatch(
         r"Replay: prioritized, [\d,]+ windows of 4 rows of \d+ bytes: at most \d+ MiB of memory", replay
     )
+    # Which of the two, is for the machine to say.
+    assert network in (f"Network: {PRIVATE}", f"Network: {OPEN}")
     # A file is shown the progress every ten seconds: a quick run has none.
     evaluation, result, *places = [line for line in shown if not re.fullmatch(PROGRESS, line)]
     assert re.fullmatch(EVALUATION, evaluation)

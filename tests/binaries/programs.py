@@ -8,7 +8,7 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,10 +31,10 @@ def environment() -> dict[str, str]:
     return variables | {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
 
 
-def run(module: str, *arguments: str, stdin: str | None = None) -> Ended:
-    """Runs `python -m module` to its end."""
+def run(module: str, *arguments: str, stdin: str | None = None, inside: Sequence[str] = ()) -> Ended:
+    """Runs `python -m module` to its end; `inside`: the words of another program that runs it."""
     ended = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
+        [*inside, sys.executable, "-m", module, *arguments],
         input=stdin,
         capture_output=True,
         text=True,
@@ -70,10 +70,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(module: str, *arguments: str, terminal: bool = False) -> Iterator[Running]:
-    """`python -m module` while it runs, on a terminal or with its output in a pipe; it does not outlive the `with`."""
+def running(module: str, *arguments: str, terminal: bool = False, inside: Sequence[str] = ()) -> Iterator[Running]:
+    """`python -m module` while it runs, on a terminal or with its output in a pipe; it does not outlive the `with`.
+
+    `inside`: the words of another program that becomes it.
+    """
     reading, writing = pty.openpty() if terminal else os.pipe()
-    command = [sys.executable, "-m", module, *arguments]
+    command = [*inside, sys.executable, "-m", module, *arguments]
     process = subprocess.Popen(command, stdout=writing, stderr=writing, cwd=ROOT, env=environment())
     os.close(writing)
     try:

@@ -11,13 +11,28 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914
 IFF_UP = 1
 CAPABILITY_VERSION = 0x20080522
 """of capset(2)'s two structures"""
+PRIVATE = "this run's own, loopback only (--private_network=False: this machine's)"
+OPEN = "this machine's: others can reach the replay server, which asks nobody who they are"
+
+
+def separate(flags: Mapping[str, Any], window: bool = False) -> str:
+    """Takes a run with `flags` out of others' reach, unless it has business with them; returns what to say of it.
+
+    `window`: whether it shows one.
+    """
+    alone = flags["private_network"] and flags["sys"] == "local" and not flags["port"]
+    if alone and not (window and display_needs_network()) and enter_private():
+        return PRIVATE
+    return OPEN
 
 
 def enter_private() -> bool:

@@ -23,8 +23,6 @@ from servers.checkpoint import Checkpoints, Unit
 
 ACTING = "acting.pickle"
 """a unit's file of environments, episodes under way and rows that are in no item yet"""
-PRIVATE = "this run's own, loopback only (--private_network=False: this machine's)"
-OPEN = "this machine's: others can reach the replay server, which asks nobody who they are"
 
 
 class Run:
@@ -332,23 +330,14 @@ def _viewing(command: flags.Command, folder: RunFolder) -> tuple[Videos | None, 
     return None, render
 
 
-def _keep_private(command: flags.Command, window: bool) -> bool:
-    """Takes the run out of others' reach, unless it has business with them; returns whether it is."""
-    given = command.flags
-    apart = given["private_network"] and given["sys"] == "local" and not given["port"]
-    if not apart or (window and network.display_needs_network()):
-        return False
-    return network.enter_private()
-
-
-def _show(command: flags.Command, folder: RunFolder, plan: Plan, private: bool) -> None:
+def _show(command: flags.Command, folder: RunFolder, plan: Plan, reach: str) -> None:
     """Says what is about to run, and where each setting came from."""
     print(f"{plan.experiment.algo} on {plan.experiment.environment}, in {folder.path}")
     width = max(map(len, command.settings))
     for name, binding in sorted(command.settings.items()):
         print(f"  {name:<{width}}  {binding.value!r:<14}  {binding.origin}")
     print(f"  everything else has its default: {folder.path / OPERATIVE}")
-    print(f"Network: {PRIVATE if private else OPEN}")
+    print(f"Network: {reach}")
     unit = f"rollouts of {plan.lanes} lanes x" if plan.memory.on_policy else "windows of"
     print(
         f"Replay: {plan.data.memory}, {plan.data.size:,} {unit} {plan.data.window} rows of"
@@ -378,7 +367,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{folder.path} holds a run of several processes: go on with --num_workers, as before.")
     videos, window = _viewing(command, folder)
     profile = Profile(command.flags["profile"], folder.path / "train") if command.flags["profile"] else None
-    private = _keep_private(command, window)
+    reach = network.separate(command.flags, window)
     log = console.NativeLog()
     import tensorflow as tf
 
@@ -401,7 +390,7 @@ def main(argv: list[str]) -> int:
     if training:
         folder.write(command.flags, operative)
     if not quiet:
-        _show(command, folder, plan, private)
+        _show(command, folder, plan, reach)
     try:
         run = Run(parts, folder, checkpoints, unit, quiet=quiet, videos=videos, profile=profile)
         run.show_settings_in_tensorboard(operative)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from binaries import console, report
+from binaries import console, network, report
 from binaries.flags import Command
 from binaries.lock import Lock
 from binaries.processes import Process, stop_all
@@ -211,11 +211,14 @@ def run(command: Command) -> int:
     """Runs `command` with --num_workers actors, then says where its results are."""
     if not command.flags["training"]:
         raise UserError("--training=False tests what was trained: leave --num_workers out.")
+    # All of its processes are to share one network.
+    reach = network.separate(command.flags)
     workers = Workers(command)
     folder = workers.folder
     print(
         f"{command.experiment.algo} on {command.experiment.environment} with {command.flags['num_workers']} actors, in"
-        f" {folder}; what each process says: {folder / 'logs'}",
+        f" {folder}; what each process says: {folder / 'logs'}\n"
+        f"Network: {reach}",
         flush=True,
     )
     if not workers.run():

@@ -1,4 +1,4 @@
-"""What another machine reaches of a run that has no business with it: nothing; tests/faults has what it can reach."""
+"""What another machine reaches of a run that has no business with it: nothing; tests/faults has more."""
 
 from __future__ import annotations
 

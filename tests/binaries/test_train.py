@@ -20,7 +20,7 @@ import tensorflow as tf
 from reverb.cc import schema_pb2
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from binaries.train import OPEN, PRIVATE
+from binaries.network import OPEN, PRIVATE
 from servers.checkpoint import Checkpoints, Unit
 from tests.binaries.conftest import Once
 from tests.binaries.programs import Ended, contents, on_screen, run, running

@@ -1,7 +1,8 @@
-"""What another machine reaches where the door is open: all of the replay, with nothing to show for itself."""
+"""What another machine reaches: nothing of a run on one machine, and all of a replay whose door is open."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,17 @@ def stranger(host: Host, address: str, *acts: str) -> list[str]:
     """What a Reverb client on the host is told."""
     ended = host.run(sys.executable, "-c", STRANGER, address, *acts, env=environment(), timeout=60)
     return ended.stdout.split()
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_run_share_a_network_that_no_other_machine_reaches(cable: Cable, tmp_path: Path) -> None:
+    machine, other = cable.left, cable.right
+    with endless(tmp_path / "run", "--num_workers=2", inside=machine.inside) as train:
+        (replay,) = listening_ports(train.process.pid)
+        assert listening_ports(machine.pid) == []
+        assert other.connect(machine.address, replay) == "Connection refused"
+        train.process.send_signal(signal.SIGTERM)
+        assert train.process.wait(120) == 0
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ class Process:
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=lambda: _die_with(parent),
+                preexec_fn=lambda: die_with(parent),
             )
 
     @property
@@ -74,7 +74,7 @@ def stop_all(processes: Iterable[Process]) -> None:
         process.end(deadline)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """In a new process: asks the kernel to send SIGTERM when the thread that started it ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:

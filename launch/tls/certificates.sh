@@ -15,7 +15,7 @@ stays as it is, so that the same command with more names adds them.
 END
 }
 
-to= days=365 servers=() clients=()
+to='' days=365 servers=() clients=()
 for argument in "$@"; do
   case "$argument" in
     --to=?*) to=${argument#*=} ;;
@@ -30,10 +30,12 @@ done
 [ $((${#servers[@]} + ${#clients[@]})) -gt 0 ] || fail "nobody was named: add --server=NAME or --client=NAME."
 [[ $days =~ ^[1-9][0-9]{0,4}$ ]] || fail "--days=$days: it must be a number of days."
 # A name becomes a folder's and stands in a certificate.
-for name in "${servers[@]//,/ }" "${clients[@]}"; do
-  for part in $name; do
-    [[ $part =~ ^[A-Za-z0-9][A-Za-z0-9._:-]*$ && $part != ca ]] || fail "'$part' cannot be the name of a machine."
-  done
+NAME='[A-Za-z0-9][A-Za-z0-9._:-]*'
+for name in ${servers[@]+"${servers[@]}"} ${clients[@]+"${clients[@]}"}; do
+  [[ $name =~ ^$NAME(,$NAME)*$ && ,$name, != *,ca,* ]] || fail "'$name' cannot be the name of a machine."
+done
+for name in ${clients[@]+"${clients[@]}"}; do
+  [[ $name != *,* ]] || fail "--client=$name: give each client a --client of its own."
 done
 command -v openssl >/dev/null || fail "openssl is not installed (Debian: apt-get install openssl)."
 
@@ -77,8 +79,8 @@ machine() {
 }
 
 # The purpose is part of a certificate: one that was made for a client is no server's, and the other way round.
-for names in "${servers[@]}"; do
-  alternatives=
+for names in ${servers[@]+"${servers[@]}"}; do
+  alternatives=''
   for name in ${names//,/ }; do
     kind=DNS
     [[ $name =~ ^[0-9.]+$ || $name == *:* ]] && kind=IP
@@ -86,4 +88,4 @@ for names in "${servers[@]}"; do
   done
   machine "${names%%,*}" extendedKeyUsage=serverAuth "subjectAltName=$alternatives"
 done
-for name in "${clients[@]}"; do machine "$name" extendedKeyUsage=clientAuth; done
+for name in ${clients[@]+"${clients[@]}"}; do machine "$name" extendedKeyUsage=clientAuth; done

@@ -9,7 +9,7 @@ unset PYTHONPATH
 
 bazel build //...
 imports=$(bazel query --noshow_progress 'filter("imports_", //tests:all)')
-# shellcheck disable=SC2086 one argument a target
+# shellcheck disable=SC2086 # one argument a target
 bazel test $imports //tests:agents/test_returns //tests:test_import_order
 
 folder=$(mktemp -d)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sysconfig
@@ -67,6 +68,12 @@ def render(*arguments: str) -> list[Manifest]:
     ended = call("--dry_run", *defaults, *arguments)
     assert (ended.returncode, ended.stderr) == (0, "")
     return list(yaml.safe_load_all(ended.stdout))
+
+
+@functools.cache
+def rendered(name: str) -> list[Manifest]:
+    """One of OVERLAYS; nobody may change it."""
+    return render(*OVERLAYS[name])
 
 
 def of_kind(manifests: Iterable[Manifest], kind: str) -> list[Manifest]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -48,6 +49,7 @@ def declared(text: str) -> list[str]:
     return [ast.literal_eval(call.args[0]) for function, call in _calls(text) if function == "declare_key_flag"]
 
 
+@functools.cache
 def flags_of(program: str) -> dict[str, Flag]:
     """The flags of `./run PROGRAM`, by name."""
     texts = {path.stem: path.read_text() for path in (ROOT / "binaries").glob("*.py")}

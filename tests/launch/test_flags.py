@@ -13,7 +13,7 @@ from tensorboard.plugins.core.core_plugin import CorePluginLoader
 
 from pipeline.index import ROOT
 from tests.launch.local import Checkout
-from tests.launch.manifests import LAUNCH, OVERLAYS, call, flag_file, pods, render
+from tests.launch.manifests import LAUNCH, OVERLAYS, call, flag_file, pods, rendered
 from tests.launch.program_flags import defined, flags_of, wrong
 
 PROGRAMS = ("replay_server", "learner", "actor", "evaluator")
@@ -54,7 +54,7 @@ def test_a_flag_that_an_actor_refuses_is_found(word: str) -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_manifests_name_flags_that_there_are(name: str) -> None:
-    manifests = render(*OVERLAYS[name], "--", "--seed=3")
+    manifests = rendered(name)
     seen = set()
     for found in pods(manifests):
         if found.component == "tpu":

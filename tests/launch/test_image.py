@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from pipeline.index import ROOT
-from tests.launch.manifests import LAUNCH, TOOLS, pods, render
+from tests.launch.manifests import LAUNCH, TOOLS, pods, rendered
 
 TEXT = re.sub(r"\\\n", "", (LAUNCH / "Dockerfile").read_text())
 INSTRUCTIONS = [line.split(maxsplit=1) for line in TEXT.splitlines() if line and not line.startswith("#")]
@@ -73,7 +73,7 @@ def test_the_python_is_the_one_that_is_locked() -> None:
 def test_it_runs_as_the_one_that_the_manifests_name_and_not_as_root() -> None:
     (user,) = arguments("USER")
     assert [name for name, _ in INSTRUCTIONS].index("USER") > TEXT.count("COPY")
-    for found in pods(render("--cloud=gke", "--overlay=tpu-slice")):
+    for found in pods(rendered("tpu-slice")):
         security = found.spec["securityContext"]
         assert f"{security['runAsUser']}:{security['runAsGroup']}" == user
     assert "--uid 1000" in arguments("RUN")[0]

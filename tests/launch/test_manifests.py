@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import copy
-import functools
 from typing import Any
 
 import kubernetes_validate
 import pytest
 
 from pipeline.index import ROOT
-from tests.launch.manifests import COMPONENT, IMAGE, OVERLAYS, Manifest, Pod, flag_file, of_kind, pod, pods, render
+from tests.launch.manifests import (
+    COMPONENT,
+    IMAGE,
+    OVERLAYS,
+    Manifest,
+    Pod,
+    flag_file,
+    of_kind,
+    pod,
+    pods,
+    render,
+    rendered,
+)
 
 INSTANCE = "app.kubernetes.io/instance"
 VERSIONS = ("1.29", "1.33", "1.37")
@@ -37,11 +48,6 @@ JOBSET_REASONS = {
     "MaxFailedIndexesExceeded",
     "PodFailurePolicy",
 }
-
-
-@functools.cache
-def rendered(name: str) -> list[Manifest]:
-    return render(*OVERLAYS[name])
 
 
 every = pytest.mark.parametrize("name", OVERLAYS)

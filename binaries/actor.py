@@ -194,7 +194,7 @@ def main(argv: list[str]) -> int:
         print(f"{name}: the training is done.", flush=True)
     except Stopped:
         print(f"{name}: stopped.", flush=True)
-        return 0
+        return serving.STOPPED
     loop.end()
     plan.environment.close()
     return 0

@@ -162,7 +162,7 @@ def main(argv: list[str]) -> int:
         loop.run(settings.operative())
     except Stopped:
         print(f"{name}: stopped.", flush=True)
-        return 0
+        return serving.STOPPED
     try:
         report.write([folder.path], folder.path)
     except OSError as error:

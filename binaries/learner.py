@@ -333,13 +333,13 @@ def main(argv: list[str]) -> int:
             watchdog,
         )
     except Stopped:
-        return 0
+        return serving.STOPPED
     quiet = command.flags["quiet"]
     loop = Loop(plan, learner, addresses, clients, folder, checkpoints, unit, stop=stop, watchdog=watchdog, quiet=quiet)
     finished = loop.run(operative)
     end = "The training is done" if finished else "Stopped and saved"
     print(f"{end}: {learner.updates:,} updates. Checkpoints: {folder.checkpoints}", flush=True)
-    return 0
+    return 0 if finished else serving.STOPPED
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from binaries import console, flags, settings
 from binaries.experiment import Plan
 from binaries.lock import Lock
 from binaries.run_folder import NATIVE_LOG, as_text, check_same_settings
-from binaries.serving import POLL_S, Stop
+from binaries.serving import POLL_S, STOPPED, Stop
 from pipeline.types import UserError
 from servers.checkpoint import Checkpoints
 
@@ -149,7 +149,7 @@ def main(argv: list[str]) -> int:
             saved = time.monotonic()
     contents.save(client)
     server.stop()
-    return 0
+    return STOPPED
 
 
 if __name__ == "__main__":

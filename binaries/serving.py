@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 absl_flags.DEFINE_string("replay", None, "the replay servers: host:port, or host:port,host:port,...")
 
 POLL_S = 0.2
+STOPPED = 143
+"""the exit status of who was asked to stop before the training was done: whoever keeps it running starts it again"""
 WATCH_S = 1.0
 
 

@@ -16,6 +16,8 @@ from pipeline.types import Data, UserError
 from servers.memory.memory import Memory
 
 TABLE = "experience"
+CGROUP = Path("/sys/fs/cgroup")
+"""where a container's limits stand"""
 OVERHEAD = 1.5
 """resident bytes per byte of rows, measured: keys, chunks and allocator"""
 ITEM_BYTES = 1000
@@ -37,9 +39,18 @@ def budget(data: Data, memory: Memory, rows: Rows, lanes: int) -> int:
     return int(kept * rows.row_bytes() * OVERHEAD) + items * ITEM_BYTES
 
 
-def check_budget(needed: int) -> None:
-    """Raises UserError where `needed` bytes exceed what the machine has free."""
+def free_memory() -> int:
+    """Bytes that are free on this machine, and in the container that this process may be in."""
     free = psutil.virtual_memory().available
+    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
+    if limit.exists() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
+
+
+def check_budget(needed: int) -> None:
+    """Raises UserError where `needed` bytes exceed what is free."""
+    free = free_memory()
     if needed > free:
         raise UserError(
             f"The replay needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free: make the"

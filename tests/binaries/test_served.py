@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from binaries.serving import STOPPED
 from pipeline.index import ROOT
 from servers.checkpoint import Checkpoints
 from tests.binaries.programs import Running, run, running
@@ -182,6 +183,8 @@ def test_a_replay_server_says_how_it_is_and_refuses_other_experiments(tmp_path: 
         second = run("binaries.replay_server", *flags(f"--port={free_port()}", f"--checkpoint_dir={tmp_path}/replay"))
         assert (second.code, len(second.stderr.splitlines())) == (2, 1)
         assert "is in use by process" in second.stderr
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == STOPPED
 
 
 def test_who_finds_nobody_says_so_and_ends(tmp_path: Path) -> None:

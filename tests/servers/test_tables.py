@@ -72,6 +72,18 @@ def test_a_budget_above_what_this_machine_has_is_refused() -> None:
         tables.check_budget(2 * psutil.virtual_memory().total)
 
 
+@pytest.mark.parametrize(("limit", "free"), [("6000\n", 2000), ("90000\n", 50_000), ("max\n", 50_000), (None, 50_000)])
+def test_a_containers_limit_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str | None, free: int
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=50_000))
+    monkeypatch.setattr(tables, "CGROUP", tmp_path)
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit)
+        (tmp_path / "memory.current").write_text("4000\n")
+    assert tables.free_memory() == free
+
+
 @pytest.mark.parametrize("memory", [Uniform, Prioritized])
 def test_a_server_takes_over_the_contents_of_a_checkpoint(tmp_path: Path, memory: type[Memory]) -> None:
     def serve(table: reverb.Table) -> reverb.Server:

@@ -47,7 +47,7 @@ if [ -z "$uv" ]; then
   uv=.uv/bin/uv
 fi
 
-printf 'Encore: installing the locked dependencies into .venv (about 2 GB)\n'
+printf 'Encore: installing the locked dependencies into .venv (about 3 GB)\n'
 # Without compiled bytecode TensorFlow's import takes 10 s instead of 3.
 "$uv" sync --locked --quiet --compile-bytecode "${extras[@]/#/--extra=}" ||
   fail "uv could not install the locked dependencies; its own message stands above."

@@ -17,6 +17,7 @@ import pytest
 from pipeline.index import ROOT
 from tests.binaries.programs import environment
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PAGE = (ROOT / "docs" / "running.md").read_text()
 COMMANDS = re.findall(r"(?m)^    (\./run .*)$", PAGE)
 SETTINGS = {

@@ -104,7 +104,8 @@ class Writer:
     episode's end wait for the next episode's rows.
 
     With `blocks`, an item holds all lanes over the same time steps: {column: [window, E, ...]}. Else an item is one
-    lane's window, {column: [window, ...]}, with a priority of its own, and none starts at a LAST row.
+    lane's window, {column: [window, ...]}, with a priority of its own, and none starts at a LAST row. Small windows are
+    written whole, and large ones share the rows that they have in common.
     """
 
     def __init__(
@@ -124,16 +125,19 @@ class Writer:
         self._period = period
         self._blocks = blocks
         self._table = table
+        self._whole = rows.stored_whole(window)
         self._count = 0
         self._recent: deque[tuple[dict[str, np.ndarray], np.ndarray]] = deque(maxlen=window)
         """columns and `last` of the rows that a window may still begin at"""
-        self._streams = Streams(clients, table, window, waiting)
+        kept = 1 if self._whole else window
+        self._streams = Streams(clients, table, kept, waiting)
         self._names = list(rows.columns())
+        lane_by_lane = not (blocks or self._whole)
         for writer in self._streams.writers:
             for name in self._names:
-                for path in [(name,)] if blocks else [(name, lane) for lane in range(lanes)]:
+                for path in [(name, lane) for lane in range(lanes)] if lane_by_lane else [(name,)]:
                     # One row a chunk: a row can be read at once, and a sample decompresses no row it does not hold.
-                    writer.configure(path, num_keep_alive_refs=window, max_chunk_length=1)
+                    writer.configure(path, num_keep_alive_refs=kept, max_chunk_length=1)
 
     def append(self, step: Step, priority: float = 1.0) -> None:
         """Writes one row of arrays [E, ...], and every window that it completes.
@@ -145,12 +149,11 @@ class Writer:
             self._repeat()
         if self._count < self._window or (self._count - self._window) % self._period:
             return
-        history: Any = self._streams.writer.history
-        if self._blocks:
-            self._create({name: history[name][-self._window :] for name in self._names}, priority)
+        lanes = np.flatnonzero(~self._recent[0][1])
+        if self._whole:
+            self._write_whole(lanes, priority)
         else:
-            for lane in np.flatnonzero(~self._recent[0][1]):
-                self._create({name: history[name][lane][-self._window :] for name in self._names}, priority)
+            self._write_shared(lanes, priority)
         if self._streams.wait(PENDING):
             self._repeat()
 
@@ -183,11 +186,25 @@ class Writer:
             self._send(columns)
 
     def _send(self, columns: dict[str, np.ndarray]) -> None:
-        rows = columns if self._blocks else {name: list(columns[name]) for name in self._names}
-        self._streams.writer.append(rows)
+        if not self._whole:
+            rows = columns if self._blocks else {name: list(columns[name]) for name in self._names}
+            self._streams.writer.append(rows)
 
-    def _create(self, trajectory: dict[str, object], priority: float) -> None:
-        self._streams.writer.create_item(self._table, priority, trajectory)
+    def _write_whole(self, lanes: np.ndarray, priority: float) -> None:
+        writer: Any = self._streams.writer
+        time_axis = 0 if self._blocks else 1
+        windows = {name: np.stack([row[name] for row, _ in self._recent], time_axis) for name in self._names}
+        for item in [windows] if self._blocks else ({n: windows[n][lane] for n in self._names} for lane in lanes):
+            writer.append(item)
+            writer.create_item(self._table, priority, {name: writer.history[name][-1] for name in self._names})
+
+    def _write_shared(self, lanes: np.ndarray, priority: float) -> None:
+        writer: Any = self._streams.writer
+        columns = {name: writer.history[name] for name in self._names}
+        paths = [columns] if self._blocks else [{name: columns[name][lane] for name in self._names} for lane in lanes]
+        for path in paths:
+            trajectory = {name: column[-self._window :] for name, column in path.items()}
+            writer.create_item(self._table, priority, trajectory)
 
 
 class RolloutWriter:

@@ -34,8 +34,9 @@ def budget(data: Data, memory: Memory, rows: Rows, lanes: int) -> int:
     """Resident bytes that the full table is expected to take."""
     items = memory.items(data, lanes)
     windows = items * lanes if memory.blocks else items
-    # Windows share their rows: `period` rows are kept for each of them. Rollouts share none.
-    kept = windows * (data.window if memory.on_policy else data.period)
+    # Large windows share their rows: `period` rows are kept for each of them.
+    shared = not memory.on_policy and not rows.stored_whole(data.window)
+    kept = windows * (data.period if shared else data.window)
     return int(kept * rows.row_bytes() * OVERHEAD) + items * ITEM_BYTES
 
 

@@ -10,6 +10,7 @@ import pytest
 import reverb
 import tensorflow as tf
 
+import pipeline.rows
 import pipeline.writer
 from pipeline.dataset import Shares
 from pipeline.waiting import StallError
@@ -21,6 +22,12 @@ from tests.pipeline.helpers import SCRIPTS, LaneQueue, Stream, expected_items
 
 Serve = Callable[[reverb.Table], reverb.Server]
 LANES = len(SCRIPTS)
+
+
+@pytest.fixture(autouse=True, params=[pipeline.rows.WHOLE, 0], ids=["whole", "shared"])
+def _stored(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows lie whole in the table, or share their rows; what is read is the same."""
+    monkeypatch.setattr(pipeline.rows, "WHOLE", request.param)
 
 
 @pytest.mark.parametrize("n", [1, 3])

@@ -10,6 +10,7 @@ import pytest
 import reverb
 import tensorflow as tf
 
+import pipeline.rows
 import pipeline.writer
 from pipeline.waiting import StallError
 from servers import tables
@@ -19,6 +20,12 @@ Serve = Callable[[reverb.Table], reverb.Server]
 MEMORIES = {"blocks": BlockQueue, "lanes": LaneQueue}
 A = Script((2, 1), (False, True))  # a00 a01 a02* a10 a11* a20 ...
 B = Script((1, 3), (True, False))  # b00 b01* b10 b11 b12 b13* ...
+
+
+@pytest.fixture(autouse=True, params=[pipeline.rows.WHOLE, 0], ids=["whole", "shared"])
+def _stored(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows lie whole in the table, or share their rows; what is read is the same."""
+    monkeypatch.setattr(pipeline.rows, "WHOLE", request.param)
 
 
 @pytest.mark.parametrize(

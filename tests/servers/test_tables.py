@@ -41,20 +41,20 @@ def data(size: int, window: int = 2, period: int = 1) -> Data:
 @pytest.mark.parametrize(
     ("rows", "memory", "size", "period", "lanes", "megabytes"),
     [
-        (SMALL, Prioritized(), 1_000_000, 1, 8, 1_000_000 * (36 * 1.5 + 1000) / 1e6),
-        (SMALL, Uniform(), 1_000_000, 1, 8, 1_000_000 * (36 * 1.5 + 1000 / 8) / 1e6),
+        (SMALL, Prioritized(), 1_000_000, 1, 8, 1_000_000 * (2 * 36 * 1.5 + 1000) / 1e6),
+        (SMALL, Uniform(), 1_000_000, 1, 8, 1_000_000 * (2 * 36 * 1.5 + 1000 / 8) / 1e6),
         (IMAGES, Uniform(), 1_000_000, 1, 8, 1_000_000 * (7076 * 1.5 + 1000 / 8) / 1e6),
         (IMAGES, Uniform(), 10_000, 20, 8, 10_000 * (20 * 7076 * 1.5 + 1000 / 8) / 1e6),
     ],
 )
-def test_the_budget_counts_shared_rows_once_and_every_item(
+def test_the_budget_counts_every_item_and_the_shared_rows_of_large_windows_once(
     rows: Rows, memory: Memory, size: int, period: int, lanes: int, megabytes: float
 ) -> None:
     assert tables.budget(data(size, period=period), memory, rows, lanes) == pytest.approx(megabytes * 1e6)
 
 
-def test_longer_windows_of_the_same_rows_take_no_more() -> None:
-    assert tables.budget(data(1000, 2), Uniform(), SMALL, 8) == tables.budget(data(1000, 6), Uniform(), SMALL, 8)
+def test_longer_windows_of_the_same_large_rows_take_no_more() -> None:
+    assert tables.budget(data(1000, 2), Uniform(), IMAGES, 8) == tables.budget(data(1000, 6), Uniform(), IMAGES, 8)
 
 
 def test_a_budget_above_what_is_free_is_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

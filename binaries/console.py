@@ -90,7 +90,7 @@ class Progress(Status):
             "episode_return": episode_return,
             "env_steps_per_second": rate,
             "updates_per_second": (updates - self._mark[2]) / seconds,
-            "seconds_left": (self._train_steps - env_steps) / rate if rate > 0 else None,
+            "seconds_left": max(self._train_steps - env_steps, 0) / rate if rate > 0 else None,
         }
 
     def show(self, env_steps: int, updates: int, episode_return: float | None) -> None:

@@ -1,0 +1,75 @@
+"""Processes that are kept running: started again when they die, given up where that is of no use."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+import binaries.workers
+from binaries.workers import FAILURES, Kept, Part
+from pipeline.types import RunError
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(binaries.workers, "BACKOFF_S", 0.0)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+def kept(folder: Path, program: str) -> Kept:
+    """A process that runs `program`, which stands in for a module of ours."""
+    (folder / "stand_in.py").write_text(program)
+    return Kept(Part("actor_0", "stand_in", []), folder / "actor_0.log")
+
+
+def looks(one: Kept) -> list[str]:
+    """Looks until the process is done; how it died each time."""
+    died = []
+    give_up = time.monotonic() + 60.0
+    while not one.done:
+        assert time.monotonic() < give_up, died
+        how = one.look()
+        died += [how] if how else []
+        time.sleep(0.02)
+    return died
+
+
+def test_a_process_that_dies_is_started_again_until_it_is_done(tmp_path: Path) -> None:
+    program = f"""
+import os, pathlib, signal, sys
+lives = pathlib.Path({str(tmp_path / "lives")!r})
+lives.write_text(lives.read_text() + "x" if lives.exists() else "x")
+life = len(lives.read_text())
+if life == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+if life == 2:
+    sys.exit("it said why")
+"""
+    one = kept(tmp_path, program)
+    assert looks(one) == ["killed by SIGKILL", "ended with status 1: it said why"]
+    assert one.faults == 2
+
+
+def test_one_that_was_given_what_it_cannot_use_ends_the_run_at_once(tmp_path: Path) -> None:
+    one = kept(tmp_path, "import sys; print('actor: There is no flag --nope.'); sys.exit(2)")
+    with pytest.raises(RunError, match=r"actor_0 ended with status 2: actor: There is no flag --nope\. \(all of it:"):
+        looks(one)
+
+
+def test_one_that_dies_again_and_again_ends_the_run(tmp_path: Path) -> None:
+    one = kept(tmp_path, "import sys; sys.exit('no use')")
+    with pytest.raises(RunError, match=f"status 1: no use, {FAILURES} times soon after its start"):
+        looks(one)
+
+
+def test_one_that_recovers_may_die_as_often_as_it_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binaries.workers, "SOON_S", 0.0)
+    program = f"""
+import pathlib, sys
+lives = pathlib.Path({str(tmp_path / "lives")!r})
+lives.write_text(lives.read_text() + "x" if lives.exists() else "x")
+sys.exit(len(lives.read_text()) <= {FAILURES + 2})
+"""
+    assert len(looks(kept(tmp_path, program))) == FAILURES + 2

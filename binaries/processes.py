@@ -41,6 +41,11 @@ class Process:
             )
 
     @property
+    def pid(self) -> int:
+        """The kernel's number of it."""
+        return self._process.pid
+
+    @property
     def code(self) -> int | None:
         """Its exit status; None while it runs."""
         return self._process.poll()

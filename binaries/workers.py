@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from binaries.lock import Lock
 from binaries.processes import Process, stop_all
 from binaries.run_folder import FAULTS, RunFolder, command_line, read_progress
 from pipeline.types import RunError, UserError
+from servers.ports import check_port, free_ports
 
 POLL_S = 0.2
 LOCK = "workers.lock"
@@ -129,20 +129,11 @@ class Workers:
     def _ports(self) -> list[int]:
         """Of the replay servers: --port and those after it, or free ones."""
         first, count = self._command.flags["port"], self._command.flags["shards"]
-        if first:
-            from servers.ports import check_port
-
-            for port in range(first, first + count):
-                check_port(port)
-            return list(range(first, first + count))
-        probes = [socket.socket() for _ in range(count)]
-        try:
-            for probe in probes:
-                probe.bind(("", 0))
-            return [probe.getsockname()[1] for probe in probes]
-        finally:
-            for probe in probes:
-                probe.close()
+        if not first:
+            return free_ports(count)
+        for port in range(first, first + count):
+            check_port(port)
+        return list(range(first, first + count))
 
     def run(self) -> bool:
         """Returns whether the training came to its end (False: a signal asked to stop); raises RunError."""

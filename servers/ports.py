@@ -1,4 +1,4 @@
-"""Whether a port can be opened. Imports no TensorFlow."""
+"""Which ports can be opened. Imports no TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,3 +15,15 @@ def check_port(port: int) -> None:
             probe.bind(("", port))
         except OSError as error:
             raise UserError(f"Port {port} cannot be opened ({error.strerror}): choose another with --port.") from error
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at."""
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()

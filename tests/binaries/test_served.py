@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,17 +16,12 @@ import pytest
 from binaries.serving import STOPPED
 from pipeline.index import ROOT
 from servers.checkpoint import Checkpoints
+from servers.ports import free_ports
 from tests.binaries.programs import Running, run, running
 from tests.binaries.units import curve, results, variables
 
 OVERRIDES = "DQN.min_replay_size=300;Learner.updates_per_call=8;Experiment.eval_period=1000;Experiment.log_period=500"
 STEPS = 2_500
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
 
 
 def flags(*more: str, steps: int = STEPS) -> list[str]:
@@ -169,7 +163,7 @@ def replay_server(folder: Path, port: int, *more: str) -> Iterator[Running]:
 
 
 def test_a_replay_server_says_how_it_is_and_refuses_other_experiments(tmp_path: Path) -> None:
-    port, health = free_port(), free_port()
+    port, health = free_ports(1)[0], free_ports(1)[0]
     with replay_server(tmp_path / "replay", port, f"--health_port={health}") as server:
         with urllib.request.urlopen(f"http://localhost:{health}/healthz", timeout=10) as answer:
             assert json.loads(answer.read())["experience"] == 0
@@ -180,7 +174,9 @@ def test_a_replay_server_says_how_it_is_and_refuses_other_experiments(tmp_path: 
         for ended in (learner, actor):
             assert (ended.code, len(ended.stderr.splitlines())) == (2, 1)
             assert "serves another experiment: DQN.n_step was 10 there and is 2 here." in ended.stderr
-        second = run("binaries.replay_server", *flags(f"--port={free_port()}", f"--checkpoint_dir={tmp_path}/replay"))
+        second = run(
+            "binaries.replay_server", *flags(f"--port={free_ports(1)[0]}", f"--checkpoint_dir={tmp_path}/replay")
+        )
         assert (second.code, len(second.stderr.splitlines())) == (2, 1)
         assert "is in use by process" in second.stderr
         server.process.send_signal(signal.SIGTERM)
@@ -188,7 +184,7 @@ def test_a_replay_server_says_how_it_is_and_refuses_other_experiments(tmp_path: 
 
 
 def test_who_finds_nobody_says_so_and_ends(tmp_path: Path) -> None:
-    alone = ["--hparam_override=Experiment.startup_timeout=6", f"--replay=localhost:{free_port()}"]
+    alone = ["--hparam_override=Experiment.startup_timeout=6", f"--replay=localhost:{free_ports(1)[0]}"]
     for program, name in (("actor", "Actor 0"), ("learner", "The learner")):
         more = [] if program == "actor" else [f"--output_dir={tmp_path / program}"]
         ended = run(f"binaries.{program}", *flags(*alone, *more))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from pipeline.index import ROOT
+from servers.ports import free_ports
 from tests.binaries.programs import environment
 from tests.launch.local import Checkout, lives, wait_until
 from tests.launch.manifests import LAUNCH
@@ -157,9 +157,7 @@ def test_bad_input_is_one_sentence_and_code_2(checkout: Checkout, arguments: lis
 
 @pytest.mark.slow
 def test_a_run_of_the_real_programs_learns_and_ends(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     ended = subprocess.run(
         [
             LAUNCH / "local.sh",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from servers.ports import free_ports
 from tests.binaries.programs import environment
 from tests.launch.manifests import pod, rendered
 
@@ -41,9 +41,7 @@ def learners_address() -> str:
 
 
 def test_tensorflow_knows_the_hosts_and_a_host_reads_from_the_replay_for_the_learner(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_ports(1)[0])
     container = pod(rendered("tpu-slice"), "tpu").container
     assert container["ports"] == [{"containerPort": int(PORT), "name": "tensorflow"}]
     python, option, text = container["command"]

@@ -2,82 +2,100 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import psutil
+import reverb
+import tensorflow as tf
 from absl import flags
 
 from benchmarks import fleet
 from binaries import flags as program_flags
 from binaries import settings
+from binaries.experiment import Plan
 from pipeline.types import RunError
 
-OVERRIDES = ("DQN.replay_size = 1_000_000", "DQN.min_replay_size = 1_000_000", "Experiment.train_steps = 1_000_000_000")
+ENDLESS = "Experiment.train_steps = 1_000_000_000"
+UNLIMITED = ("DQN.replay_size = 1_000_000", "DQN.min_replay_size = 1_000_000")
 """nothing may be sampled yet, so the limiter holds nobody back"""
-HPARAMS = "dqn_cartpole"
+WORKS = {"ppo_cartpole": (ENDLESS,), **dict.fromkeys(("dqn_cartpole_uniform", "dqn_cartpole"), (ENDLESS, *UNLIMITED))}
+FOREVER = 1_000_000_000
 START_S = 120.0
 SETTLE_S = 1.0
 
+flags.DEFINE_multi_enum("work", list(WORKS), list(WORKS), "what to measure")
 flags.DEFINE_integer("actors", 2, "processes beside one", lower_bound=2)
 flags.DEFINE_integer("turns", 5, "measurements of each, taken in turn; the median of their ratios counts")
 flags.DEFINE_float("seconds", 8.0, "of one measurement")
 
 
-def publish(words: list[str], address: str) -> None:
-    """Does the learner's part: sends weights, untrained ones."""
-    import reverb
-
+def publish(plan: Plan, client: reverb.Client) -> None:
+    """Does the learner's part: sends weights, untrained ones, and takes what a queue holds."""
     from agents.algos.algo import acting_variables
-    from binaries.experiment import Plan
+    from servers import tables
     from servers.variables import Publisher, Version
 
-    settings.apply(program_flags.parse(["acting", *words]).settings)
-    learner = Plan("local").learner()
     version = Version(run_id=1, updates=0, env_steps=0, finished=False, max_priority=1.0)
-    if not Publisher([reverb.Client(address)], acting_variables(learner.params)).publish(version, [0]):
-        raise RunError(f"The replay server at {address} took no weights.")
+    if not Publisher([client], acting_variables(plan.learner().params)).publish(version, [0]):
+        raise RunError("The replay server took no weights.")
+
+    def take() -> None:
+        with contextlib.suppress(reverb.ReverbError, RuntimeError):
+            for _ in client.sample(tables.TABLE, num_samples=FOREVER, emit_timesteps=False):
+                pass
+
+    if plan.memory.on_policy:
+        threading.Thread(target=take, daemon=True).start()
+
+
+def rates(hparams: str, folder: Path) -> list[tuple[float, float]]:
+    """Steps a second of one actor, and of several, in every turn."""
+    count, seconds = flags.FLAGS.actors, flags.FLAGS.seconds
+    words = fleet.settings(hparams, WORKS[hparams])
+    with contextlib.ExitStack() as stack:
+        ((address,), _) = stack.enter_context(fleet.replay_servers(words, 1, folder))
+        settings.apply(program_flags.parse(["acting", *words]).settings)
+        plan, client = Plan("local"), reverb.Client(address)
+        publish(plan, client)
+        started = stack.enter_context(fleet.actors(words, [address], count, folder))
+        begin = time.monotonic()
+        while any("acts in" not in process.output.read_text() for process in started):
+            if time.monotonic() - begin > START_S or any(p.code is not None for p in started):
+                raise RunError(f"The actors did not start: {'; '.join(p.last_line() for p in started)}")
+            time.sleep(fleet.POLL_S)
+        actors = [psutil.Process(process.pid) for process in started]
+        stack.callback(lambda: [actor.resume() for actor in actors])
+        steps = plan.rollout_steps if plan.memory.on_policy else plan.windows * plan.data.period
+
+        def rate(running: int) -> float:
+            """Of so many actors, while the others stand still."""
+            for number, actor in enumerate(actors):
+                actor.resume() if number < running else actor.suspend()
+            time.sleep(SETTLE_S)
+            begin, before = time.monotonic(), fleet.inserted(client)
+            time.sleep(seconds)
+            return steps * (fleet.inserted(client) - before) / (time.monotonic() - begin)
+
+        rate(count)
+        return [(rate(1), rate(count)) for _ in range(flags.FLAGS.turns)]
 
 
 def main(argv: list[str]) -> int:
     flags.FLAGS(argv)
-    count, turns, seconds = flags.FLAGS.actors, flags.FLAGS.turns, flags.FLAGS.seconds
-    import reverb
-    import tensorflow as tf
-
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    words = fleet.settings(HPARAMS, OVERRIDES)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        with fleet.replay_servers(words, 1, folder) as ((address,), _):
-            publish(words, address)
-            client = reverb.Client(address)
-            with fleet.actors(words, [address], count, folder) as started:
-                actors = [psutil.Process(process.pid) for process in started]
-                begin = time.monotonic()
-                while any("acts in" not in process.output.read_text() for process in started):
-                    if time.monotonic() - begin > START_S or any(p.code is not None for p in started):
-                        raise RunError(f"An actor did not start: {started[0].last_line()}; {started[1].last_line()}")
-                    time.sleep(fleet.POLL_S)
-
-                def rate(running: int) -> float:
-                    """Steps a second of so many actors, while the others stand still."""
-                    for number, actor in enumerate(actors):
-                        actor.resume() if number < running else actor.suspend()
-                    time.sleep(SETTLE_S)
-                    begin, before = time.monotonic(), fleet.inserted(client)
-                    time.sleep(seconds)
-                    return (fleet.inserted(client) - before) / (time.monotonic() - begin)
-
-                rate(count)
-                rates = [(rate(1), rate(count)) for _ in range(turns)]
-                for actor in actors:
-                    actor.resume()
-    one, several = (statistics.median(column) for column in zip(*rates, strict=True))
-    ratio = statistics.median(b / a for a, b in rates)
-    print(f"{HPARAMS}: 1 actor {one:,.0f} steps/s, {count} actors {several:,.0f} steps/s: {ratio:.2f} times")
+    count = flags.FLAGS.actors
+    print(f"{'steps/s':<22} {'1 actor':>9} {f'{count} actors':>9} {'times':>6}   median of {flags.FLAGS.turns} turns")
+    for hparams in flags.FLAGS.work:
+        with tempfile.TemporaryDirectory() as folder:
+            found = rates(hparams, Path(folder))
+        one, several = (statistics.median(column) for column in zip(*found, strict=True))
+        ratio = statistics.median(b / a for a, b in found)
+        print(f"{hparams:<22} {one:>9,.0f} {several:>9,.0f} {ratio:>6.2f}", flush=True)
     return 0
 
 

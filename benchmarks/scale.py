@@ -17,8 +17,8 @@ import psutil
 from absl import flags
 
 from benchmarks import fleet
+from binaries import console, settings
 from binaries import flags as program_flags
-from binaries import settings
 from pipeline.types import RunError
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def simulate(words: list[str], addresses: list[str], first: int, count: int, rat
     Sends how many items there are to a recorded row, and writes. Asked for them, it sends the seconds that each write
     took since it was asked before.
     """
+    console.NativeLog()
     import reverb
 
     from pipeline.writer import Writer

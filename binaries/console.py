@@ -2,17 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 LINE_SECONDS = 60.0
 """seconds between two progress lines where they cannot overwrite each other"""
 BAR = 20
 """characters of a bar"""
+
+
+class Output:
+    """A stream, such as stdout, to a disk that may be full: what there is no room for is written later, or never."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """As the stream's."""
+        with _full_disk():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As the stream's."""
+        with _full_disk():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def _full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 class NativeLog:

@@ -1,9 +1,10 @@
-"""Evaluates the learner's published weights as they come: results, TensorBoard, videos, and the test at the end."""
+"""Evaluates the learner's published weights, or its checkpoints, as they come: results, videos, the test at the end."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from absl import flags as absl_flags
 
@@ -11,17 +12,69 @@ from binaries import console, flags, report, serving, settings
 from binaries.evaluation import record
 from binaries.experiment import Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder, as_text
+from binaries.tally import FINISHED
 from pipeline.envs.recorder import Videos
 from pipeline.types import RunError
 from pipeline.waiting import Stopped, Waiting
+from servers.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
-    import reverb
+    from agents.learner import Learner
+    from pipeline.types import Params
+    from servers.variables import Version
 
 absl_flags.declare_key_flag("replay")
 LOCK = "evaluator.lock"
 """the learner works in the same folder"""
 LOG = f"evaluator.{NATIVE_LOG}"
+NAME = "The evaluator"
+
+
+class Weights(Protocol):
+    """Where the evaluated weights come from."""
+
+    @property
+    def version(self) -> Version | None:
+        """Of the weights that were taken over last."""
+        ...
+
+    def pull(self) -> bool:
+        """Takes over newer weights; returns whether there are any at all."""
+        ...
+
+
+class Checkpointed:
+    """The weights of a learner's checkpoints, in a folder that this machine can read."""
+
+    def __init__(self, learner: Learner, checkpoints: Checkpoints):
+        """Takes them over into the parameters of `learner`."""
+        self._learner = learner
+        self._checkpoints = checkpoints
+        self._newest: Path | None = None
+        self.version: Version | None = None
+
+    def pull(self) -> bool:
+        """Whether there is a checkpoint; the newest one's weights are then in place."""
+        import tensorflow as tf
+
+        from servers.variables import Version
+
+        newest = self._checkpoints.newest()
+        if newest == self._newest:
+            return newest is not None
+        unit = self._checkpoints.latest()
+        learner = self._learner
+        if unit is not None:
+            try:
+                learner.checkpoint().read(str(unit.path / "learner")).assert_consumed()
+            except (tf.errors.OpError, ValueError):
+                # A newer one took its place.
+                return self.version is not None
+            learner.restored()
+            finished = unit.state.get(FINISHED, False)
+            self.version = Version(0, learner.updates, unit.step, finished, learner.max_priority)
+        self._newest = newest
+        return unit is not None
 
 
 class Loop:
@@ -30,7 +83,8 @@ class Loop:
     def __init__(
         self,
         plan: Plan,
-        clients: list[reverb.Client],
+        params: Params,
+        weights: Weights,
         folder: RunFolder,
         videos: Videos | None,
         *,
@@ -38,10 +92,8 @@ class Loop:
         watchdog: serving.Watchdog,
         quiet: bool,
     ):
-        """`videos`: where the test is recorded."""
-        from agents.algos.algo import acting_variables, networks
+        """`weights` puts them into `params`. `videos`: where the test is recorded."""
         from binaries.summaries import Summaries
-        from servers.variables import Puller
 
         self._experiment = experiment = plan.experiment
         self._folder = folder
@@ -49,8 +101,7 @@ class Loop:
         self._stop = stop
         self._watchdog = watchdog
         self._status = console.Status(quiet)
-        params = networks(plan.algo, plan.environment.observation_spec, plan.environment.action_spec)
-        self._puller = Puller(clients, acting_variables(params))
+        self._weights = weights
         self._evaluator = plan.evaluator(params, experiment.eval_episodes, experiment.eval_seed, seen=False)
         self._tester = plan.evaluator(params, experiment.test_episodes, experiment.test_seed, seen=True)
         self._summaries = Summaries(folder.path, 2**31, ["eval"])
@@ -61,7 +112,7 @@ class Loop:
 
     @property
     def _env_steps(self) -> int:
-        return 0 if self._puller.version is None else self._puller.version.env_steps
+        return 0 if self._weights.version is None else self._weights.version.env_steps
 
     def run(self, operative: str) -> None:
         """Returns when the training is done and tested; raises Stopped where it was asked to stop, and StallError."""
@@ -69,9 +120,9 @@ class Loop:
         waiting = Waiting(self._experiment.startup_timeout, self._status.warn, self._stop)
         before = None
         while True:
-            with self._watchdog.during("asks the replay server for weights"):
-                self._puller.pull()
-            version = self._puller.version
+            with self._watchdog.during("asks for weights"):
+                self._weights.pull()
+            version = self._weights.version
             if version is None or version == before:
                 waiting.on(lambda: "The evaluator waits for the learner's weights")
                 time.sleep(serving.POLL_S)
@@ -113,7 +164,7 @@ class Loop:
         )
 
     def _record(self, kind: str, returns) -> None:
-        version = self._puller.version
+        version = self._weights.version
         assert version is not None
         try:
             record(self._folder, self._summaries, self._experiment, kind, version.env_steps, version.updates, returns)
@@ -131,12 +182,30 @@ class Loop:
         if self._experiment.stop_when_unsaved:
             raise RunError(f"There is {said}; Experiment.stop_when_unsaved ends the run.") from error
         self._status.warn(f"WARNING: {said}.")
+        self._folder.note_fault("evaluator", "could not write")
+
+
+def _weights(
+    command: flags.Command, plan: Plan, folder: RunFolder, stop: serving.Stop, watchdog: serving.Watchdog
+) -> tuple[Params, Weights]:
+    """The parameters to act with, and where their values come from: replay servers, or without --replay the disk."""
+    if not absl_flags.FLAGS["replay"].value:
+        learner = plan.learner()
+        return learner.params, Checkpointed(learner, Checkpoints(folder.checkpoints, 1, warn=print))
+    from agents.algos.algo import acting_variables, networks
+    from servers.variables import Puller
+
+    waiting = Waiting(plan.experiment.startup_timeout, print, stop)
+    clients = serving.clients(serving.addresses(), NAME, as_text(command.settings), waiting, watchdog)
+    params = networks(plan.algo, plan.environment.observation_spec, plan.environment.action_spec)
+    return params, Puller(clients, acting_variables(params))
 
 
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
     stop = serving.Stop()
-    addresses = serving.addresses()
+    if absl_flags.FLAGS["replay"].value:
+        serving.addresses()
     folder = RunFolder(command.flags["output_dir"], command.settings, LOCK)
     videos = None
     if command.flags["record_video"]:
@@ -153,15 +222,13 @@ def main(argv: list[str]) -> int:
     log.keep(folder.path / LOG)
     if videos is not None:
         videos.start()
-    name = "The evaluator"
-    watchdog = serving.Watchdog(name, experiment.stall_timeout)
-    waiting = Waiting(experiment.startup_timeout, print, stop)
+    watchdog = serving.Watchdog(NAME, experiment.stall_timeout)
     try:
-        clients = serving.clients(addresses, name, as_text(command.settings), waiting, watchdog)
-        loop = Loop(plan, clients, folder, videos, stop=stop, watchdog=watchdog, quiet=command.flags["quiet"])
+        params, weights = _weights(command, plan, folder, stop, watchdog)
+        loop = Loop(plan, params, weights, folder, videos, stop=stop, watchdog=watchdog, quiet=command.flags["quiet"])
         loop.run(settings.operative())
     except Stopped:
-        print(f"{name}: stopped.", flush=True)
+        print(f"{NAME}: stopped.", flush=True)
         return serving.STOPPED
     try:
         report.write([folder.path], folder.path)

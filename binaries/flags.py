@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
 
-from binaries import settings
+from binaries import console, settings
 from binaries.experiment import Experiment
 from configs import registry as configs
 from pipeline import index
@@ -196,6 +196,7 @@ def main(program: Callable[[list[str]], int]) -> NoReturn:
     # gym needs pygame 2.1, which imports what setuptools warns about.
     warnings.filterwarnings("ignore", "pkg_resources is deprecated")
     program_name = Path(sys.argv[0]).stem
+    sys.stdout = console.Output(sys.stdout)
     try:
         code = program(sys.argv)
     except UserError as error:

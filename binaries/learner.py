@@ -12,7 +12,7 @@ from absl import flags as absl_flags
 from binaries import console, flags, serving, settings
 from binaries.experiment import Plan
 from binaries.run_folder import NATIVE_LOG, RunFolder, as_text
-from binaries.tally import ACTORS, Tally
+from binaries.tally import ACTORS, FINISHED, Tally
 from pipeline.types import RunError, UserError
 from pipeline.waiting import Stopped, Waiting
 from servers.checkpoint import Checkpoints, Unit
@@ -28,6 +28,10 @@ POLL_S = 0.02
 """between two questions to the servers while the learner waits for them"""
 COUNT_S = 0.5
 """between two of them while it does not, and between two readings of the actors' reports"""
+STOOD_STILL_S = 20.0
+"""between two turns, which otherwise take a draw's time at most: the process, or its machine, was stopped"""
+NAME = "learner"
+"""in the list of faults"""
 DRAW_S = 10.0
 """that a draw may take, though the servers' counts allow it; then they are asked again"""
 
@@ -79,7 +83,7 @@ class Loop:
         )
         self._waiting = Waiting(self._experiment.startup_timeout, self._progress.warn, stop)
         self._counted = self._read = self._told = 0.0
-        self._saved = time.monotonic()
+        self._turned = self._saved = time.monotonic()
         self._metrics: dict[str, float] = {}
         self._call_seconds = 0.0
         self._next_log = self._next(self._experiment.log_period)
@@ -120,12 +124,12 @@ class Loop:
             raise
         if finished:
             self._publish(finished=True)
-        self._end()
+        self._end(finished)
         return finished
 
-    def _end(self) -> None:
+    def _end(self, finished: bool = False) -> None:
         self._progress.clear()
-        self._save()
+        self._save(finished)
         self._flush()
 
     def _turn(self) -> bool:
@@ -150,7 +154,7 @@ class Loop:
             return False
         if self._tally.env_steps >= self._experiment.train_steps and shards.alive:
             return True
-        self._waiting.on(self._reason)
+        self._wait()
         time.sleep(POLL_S)
         return False
 
@@ -166,10 +170,13 @@ class Loop:
             # The counts allowed the draw: a server is gone, or holds other items than it did.
             learner.disconnect()
             self._shards.changed = True
-            self._waiting.on(self._reason)
+            self._wait()
             return
         self._call_seconds = time.monotonic() - begun
         self._shards.draw(self._drawn)
+        if not self._metrics:
+            # The first call compiles.
+            self._turned = time.monotonic()
         self._metrics = metrics or self._metrics
         self._waiting.over()
         self._waiting.limit_s = self._experiment.stall_timeout
@@ -204,6 +211,12 @@ class Loop:
             with self._watchdog.during("reads the actors' reports from the replay server"):
                 self._tally.take(reports.read([self._shards.clients[shard] for shard in self._shards.alive]))
 
+    def _wait(self) -> None:
+        """Raises StallError where nothing has moved for too long."""
+        if self._waiting.on(self._reason) and self._metrics:
+            lost = len(self._shards.alive) < len(self._addresses)
+            self._folder.note_fault(NAME, f"waited for {'a replay server' if lost else 'the actors'}")
+
     def _reason(self) -> str:
         """Who waits for whom."""
         shards, tally = self._shards, self._tally
@@ -220,6 +233,10 @@ class Loop:
     def _watch(self, now: float) -> None:
         """Logs, saves and shows what is due."""
         steps, experiment = self._tally.env_steps, self._experiment
+        if now - self._turned > STOOD_STILL_S:
+            self._folder.note_fault(NAME, "stood still")
+        for actor in self._tally.fell_silent():
+            self._folder.note_fault(f"actor_{actor}", "fell silent")
         if steps >= self._next_log and self._metrics:
             self._log()
             self._next_log = self._next(experiment.log_period)
@@ -232,10 +249,12 @@ class Loop:
         if now - self._told > 1.0:
             self._told = now
             self._folder.write_progress(self._progress.now(steps, self._learner.updates, self._tally.mean_return))
+            self._folder.write_faults()
             if self._summaries.due():
                 self._flush()
         if self._progress.due():
             self._progress.show(steps, self._learner.updates, self._tally.mean_return)
+        self._turned = time.monotonic()
 
     def _log(self) -> None:
         import tensorflow as tf
@@ -271,7 +290,7 @@ class Loop:
             values["episode_length"] = sum(length for _, length in finished) / len(finished)
         self._summaries.scalars("train", tally.env_steps, values)
 
-    def _save(self) -> None:
+    def _save(self, finished: bool = False) -> None:
         learner, tally = self._learner, self._tally
 
         def write(folder: Path) -> None:
@@ -279,7 +298,7 @@ class Loop:
             self._summaries.flush()
 
         try:
-            self._checkpoints.save(tally.env_steps, write, self._state())
+            self._checkpoints.save(tally.env_steps, write, {**self._state(), FINISHED: finished})
         except Exception as error:
             # A full disk is an OSError to Python only; TensorFlow has errors of its own.
             self._unsaved(f"no checkpoint at {tally.env_steps:,} steps ({error}); the one before stands", error)
@@ -300,6 +319,7 @@ class Loop:
         if self._experiment.stop_when_unsaved:
             raise RunError(f"There is {said}; Experiment.stop_when_unsaved ends the run.") from error
         self._progress.warn(f"WARNING: {said}.")
+        self._folder.note_fault(NAME, "could not write")
 
 
 def main(argv: list[str]) -> int:

@@ -53,7 +53,7 @@ class Run(NamedTuple):
     """TensorBoard's points by tag"""
     videos: list[Path]
     faults: list[dict[str, Any]]
-    """processes that died, and how"""
+    """processes that died or held the others up, and how"""
 
     @property
     def seed(self) -> str:
@@ -324,7 +324,7 @@ def speed_rows(groups: Sequence[Group]) -> list[list[str]]:
 
 
 def fault_rows(groups: Sequence[Group]) -> list[list[str]]:
-    """Of every process that died in a run: the runs, the seed, the process, how, and how often."""
+    """Of every process that died or held others up: the runs, the seed, the process, how, and how often."""
     rows = []
     for one in groups:
         for run in one.runs:
@@ -388,7 +388,7 @@ def markdown(groups: Sequence[Group]) -> str:
     lines += _table(["runs", "environment steps/s", "updates/s"], speed_rows(groups))
     rows = fault_rows(groups)
     if rows:
-        lines += ["", "## Processes that died", "", *_table(["runs", "seed", "process", "how", "times"], rows)]
+        lines += ["", "## Faults", "", *_table(["runs", "seed", "process", "how", "times"], rows)]
     rows = differences(groups)
     if rows:
         lines += ["", "## What differs", "", *_table(["parameter", *(one.name for one in groups)], rows)]

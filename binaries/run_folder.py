@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ RESULTS = "results.jsonl"
 PROGRESS = "progress.json"
 """how far the run is; written every second"""
 FAULTS = "faults.jsonl"
-"""one line for every process that died and was started again"""
+"""one line for every process that died and was started again, and for what else held a run of several processes up"""
 
 MAY_CHANGE = {
     f"Experiment.{name}"
@@ -69,7 +71,8 @@ class RunFolder:
             raise UserError("No folder was chosen for the run: add --output_dir=FOLDER.")
         self.path = Path(path).expanduser().absolute()
         self._settings = as_text(settings)
-        self._unwritten: list[str] = []
+        self._unwritten: dict[str, list[str]] = {RESULTS: [], FAULTS: []}
+        """lines by file that there was no room for"""
         self._check_writable()
         self._lock = Lock(self.path, "--output_dir", lock)
         self._check_same_experiment()
@@ -107,17 +110,35 @@ class RunFolder:
 
     def append_result(self, **result: Any) -> None:
         """Adds one line to results.jsonl; where that raises OSError, the next call adds it too."""
-        self._unwritten.append(json.dumps(result) + "\n")
-        with (self.path / RESULTS).open("ab", buffering=0) as stream:
-            size = stream.tell()
-            text = "".join(self._unwritten).encode()
+        self._unwritten[RESULTS].append(json.dumps(result) + "\n")
+        self._append(RESULTS)
+
+    def note_fault(self, process: str, fault: str) -> None:
+        """Adds one line to faults.jsonl, for the report; see `write_faults` where there is no room for it."""
+        self._unwritten[FAULTS].append(json.dumps({"time": time.time(), "process": process, "fault": fault}) + "\n")
+        self.write_faults()
+
+    def write_faults(self) -> None:
+        """Writes what there was no room for, if there is room now."""
+        with contextlib.suppress(OSError):
+            self._append(FAULTS)
+
+    def _append(self, name: str) -> None:
+        """Writes all of a file's unwritten lines, or none of them."""
+        unwritten = self._unwritten[name]
+        text = "".join(unwritten).encode()
+        if not text:
+            return
+        with (self.path / name).open("ab", buffering=0) as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            size = stream.seek(0, os.SEEK_END)
             try:
                 if stream.write(text) < len(text):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError:
                 stream.truncate(size)
                 raise
-        self._unwritten.clear()
+        unwritten.clear()
 
     def drop_results_after(self, env_steps: int) -> None:
         """Takes back what a run that was killed had reported after its last checkpoint."""

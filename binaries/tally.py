@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 ACTORS = "actors"
 """where a unit of a run of several processes keeps `Tally.state`"""
+FINISHED = "finished"
+"""where it says whether the training was done"""
 CONNECTED_S = 20.0
 """after its last report an actor counts as gone"""
 RECENT = 100
@@ -24,6 +26,7 @@ class Tally:
         self._lives: dict[tuple[int, int], tuple[int, int, int]] = {}
         """environment steps, episodes and crashes by actor and life"""
         self._heard: dict[int, float] = {}
+        self._silent: set[int] = set()
         self.finished: list[tuple[float, int]] = []
         """return and length of the episodes that ended since someone emptied this list"""
         self.recent: list[float] = []
@@ -48,6 +51,13 @@ class Tally:
     def connected(self) -> int:
         """Actors that were heard of lately."""
         return sum(time.monotonic() - heard < CONNECTED_S for heard in self._heard.values())
+
+    def fell_silent(self) -> list[int]:
+        """Actors that were not heard of for too long, since this was last asked."""
+        now = time.monotonic()
+        silent = {actor for actor, heard in self._heard.items() if now - heard >= CONNECTED_S}
+        new, self._silent = silent - self._silent, silent
+        return sorted(new)
 
     def take(self, reports: Iterable[Report]) -> None:
         """Takes note of `reports`; those of one life come in their order."""

@@ -5,7 +5,6 @@ Imports no TensorFlow.
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from binaries import console, network, report
 from binaries.flags import Command
 from binaries.lock import Lock
 from binaries.processes import Process, stop_all
-from binaries.run_folder import FAULTS, RunFolder, command_line, read_progress
+from binaries.run_folder import RunFolder, command_line, read_progress
 from pipeline.types import RunError, UserError
 from servers.ports import check_port, free_ports
 
@@ -94,8 +93,8 @@ class Workers:
         self._command = command
         self._experiment = command.experiment
         self._quiet = command.flags["quiet"]
-        given = RunFolder(command.flags["output_dir"], command.settings)
-        self.folder = given.path
+        self._run_folder = RunFolder(command.flags["output_dir"], command.settings)
+        self.folder = self._run_folder.path
         self._lock = Lock(self.folder, "--output_dir", LOCK)
         ports = self._ports()
         replay = ",".join(f"localhost:{port}" for port in ports)
@@ -149,7 +148,9 @@ class Workers:
                 for kept in self._kept.values():
                     how = kept.look()
                     if how is not None:
-                        self._note(kept.part.name, how, status)
+                        status.warn(f"{kept.part.name} {how}; it is started again.")
+                        self._run_folder.note_fault(kept.part.name, how)
+                self._run_folder.write_faults()
                 if status.due():
                     status.line(self._line())
         finally:
@@ -166,16 +167,6 @@ class Workers:
     def _end(self, parts: Sequence[Part]) -> None:
         kept = [self._kept[part.name] for part in parts if part.name in self._kept]
         stop_all(k.process for k in kept if k.process is not None)
-
-    def _note(self, name: str, how: str, status: console.Status) -> None:
-        """Says that a process died, and writes it down for the report."""
-        status.warn(f"{name} {how}; it is started again.")
-        line = json.dumps({"time": time.time(), "process": name, "fault": how})
-        try:
-            with (self.folder / FAULTS).open("a") as stream:
-                stream.write(f"{line}\n")
-        except OSError as error:
-            status.warn(f"WARNING: this is not written down ({error.strerror}).")
 
     def _line(self) -> str:
         """How far the run is."""

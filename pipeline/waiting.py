@@ -40,8 +40,10 @@ class Waiting:
         self._began: float | None = None
         self._told = 0.0
 
-    def on(self, reason: Callable[[], str]) -> None:
+    def on(self, reason: Callable[[], str]) -> bool:
         """To be called over and over while nothing moves; `reason` makes the sentence, without a full stop.
+
+        Returns whether this is when a wait is said for the first time.
 
         Raises StallError past the limit, and Stopped where the process was asked to stop.
         """
@@ -52,9 +54,12 @@ class Waiting:
             self._began, self._told = now, now - TOLD_AGAIN_S + TOLD_AFTER_S
         if now - self._began > self.limit_s:
             raise StallError(f"{reason()}{self._explain()}: nothing moved for {now - self._began:.0f} s.")
-        if now - self._told >= TOLD_AGAIN_S:
-            self._told = now
-            self._say(f"{reason()}{self._explain()}; this has lasted for {now - self._began:.0f} s.")
+        first = self._told < self._began
+        if now - self._told < TOLD_AGAIN_S:
+            return False
+        self._told = now
+        self._say(f"{reason()}{self._explain()}; this has lasted for {now - self._began:.0f} s.")
+        return first
 
     def over(self) -> None:
         """Something moved."""

@@ -78,6 +78,11 @@ class Checkpoints:
             self._warn(f"Checkpoint {path} is damaged ({damage}): falling back to the one before.")
         return None
 
+    def newest(self) -> Path | None:
+        """The folder of the newest unit that has its manifest, unread: whether there is another one than before."""
+        folders = self._folders()
+        return folders[-1] if folders else None
+
     def best_score(self) -> float:
         """The best score of a kept unit, -inf where there is none."""
         return max((_score(path) for path in self._folders()), default=-math.inf)

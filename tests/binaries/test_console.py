@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import types
 from collections.abc import Callable
 
@@ -117,3 +118,13 @@ def test_quiet_progress_shows_warnings_only(
     progress.say("an evaluation")
     progress.warn("a warning")
     assert capsys.readouterr().out == "a warning\n"
+
+
+def test_a_full_disk_under_the_output_is_borne_and_other_errors_are_not() -> None:
+    with contextlib.suppress(OSError), open("/dev/full", "w") as full:
+        output = console.Output(full)
+        assert output.write(100_000 * "x") == 100_000
+        output.flush()
+        assert output.name == "/dev/full"
+    with open(os.devnull) as stream, pytest.raises(OSError, match="not writable"):
+        console.Output(stream).write("x")

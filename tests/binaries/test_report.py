@@ -70,9 +70,9 @@ def test_processes_that_died_are_counted(tmp_path: Path) -> None:
     assert "| 0 | learner | killed by SIGKILL | 2 |" in text
     assert "| 0 | actor_0 | ended with status 1: x | 1 |" in text
     page = (tmp_path / "to" / "report.html").read_text()
-    assert "Processes that died" in page
+    assert "Faults" in page
     quiet = make_run(tmp_path / "quiet", 0, 10.0)
-    assert "Processes that died" not in report.write([quiet], tmp_path / "to")
+    assert "Faults" not in report.write([quiet], tmp_path / "to")
 
 
 def test_the_interquartile_mean_is_that_of_the_middle_half() -> None:

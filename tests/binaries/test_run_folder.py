@@ -157,3 +157,17 @@ def test_what_a_killed_run_had_reported_is_dropped(folder: RunFolder) -> None:
     folder.drop_results_after(20)
     lines = (folder.path / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["env_steps"] for line in lines] == [10, 20, 20]
+
+
+def test_a_fault_that_there_is_no_room_for_is_written_later(folder: RunFolder) -> None:
+    faults = folder.path / "faults.jsonl"
+    faults.symlink_to("/dev/full")
+    folder.note_fault("learner", "could not write")
+    faults.unlink()
+    folder.note_fault("actor_1", "killed by SIGKILL")
+    folder.write_faults()
+    lines = [json.loads(line) for line in faults.read_text().splitlines()]
+    assert [(line["process"], line["fault"]) for line in lines] == [
+        ("learner", "could not write"),
+        ("actor_1", "killed by SIGKILL"),
+    ]

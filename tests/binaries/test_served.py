@@ -99,6 +99,16 @@ def test_it_leaves_a_report_and_no_process(trained: Path) -> None:
     assert not (trained / "faults.jsonl").exists()
 
 
+def test_an_evaluator_without_a_server_follows_the_checkpoints(trained: Path) -> None:
+    before = results(trained)
+    ended = run("binaries.evaluator", *flags(f"--output_dir={trained}"))
+    assert ended.code == 0, ended.stderr
+    evaluation, test = results(trained)[len(before) :]
+    assert (evaluation["kind"], test["kind"]) == ("eval", "test")
+    # The same weights, episodes and actions as those of the evaluator that was sent them.
+    assert test == before[-1]
+
+
 @pytest.mark.slow
 def test_the_same_command_goes_on_from_what_was_saved(trained: Path) -> None:
     before = results(trained)[-1]

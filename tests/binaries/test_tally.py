@@ -56,5 +56,12 @@ def test_who_is_silent_is_no_longer_connected(monkeypatch: pytest.MonkeyPatch) -
     clock.now = CONNECTED_S - 1
     tally.take([report(1, 1, 20)])
     assert tally.connected == 2
+    assert tally.fell_silent() == []
     clock.now = CONNECTED_S + 1
     assert tally.connected == 1
+    assert tally.fell_silent() == [0]
+    assert tally.fell_silent() == []
+    tally.take([report(0, 1, 30)])
+    assert tally.fell_silent() == []
+    clock.now += CONNECTED_S
+    assert tally.fell_silent() == [0, 1]

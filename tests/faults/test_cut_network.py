@@ -9,7 +9,7 @@ import pytest
 
 from tests.binaries.programs import running
 from tests.faults.networks import two_hosts
-from tests.faults.test_killed_processes import STARTUP_S, goes_on, progress, wait_until
+from tests.faults.test_killed_processes import STARTUP_S, faults, goes_on, progress, wait_until
 
 PORT = 8000
 CUT_S = 40.0
@@ -44,3 +44,4 @@ def test_a_cut_between_the_hosts_is_survived_in_words(tmp_path: Path) -> None:
     assert "The learner waits for the replay: " in learner.text
     assert "1 actors connected" in learner.text or "0 actors connected" in learner.text
     assert "does not answer" in actor.text
+    assert ("learner", "waited for the actors") in [(fault["process"], fault["fault"]) for fault in faults(folder)]

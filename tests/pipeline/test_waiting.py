@@ -37,10 +37,12 @@ def test_a_short_wait_is_not_mentioned(clock: Clock) -> None:
 def test_a_long_one_is_said_again_and_again_with_its_reason_and_then_that_it_is_over(clock: Clock) -> None:
     said: list[str] = []
     waiting = Waiting(600.0, said.append, explain=lambda: " (B sleeps)")
-    for _ in range(int(TOLD_AFTER_S + TOLD_AGAIN_S) + 2):
-        waiting.on(lambda: "A waits for B")
+    firsts = []
+    for second in range(int(TOLD_AFTER_S + TOLD_AGAIN_S) + 2):
+        firsts += [second] if waiting.on(lambda: "A waits for B") else []
         clock.now += 1
     waiting.over()
+    assert firsts == [TOLD_AFTER_S]
     assert said == [
         "A waits for B (B sleeps); this has lasted for 5 s.",
         "A waits for B (B sleeps); this has lasted for 35 s.",

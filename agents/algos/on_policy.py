@@ -123,10 +123,10 @@ class OnPolicy(Algo):
         target = advantage + value[:, :-1]
         raw = target * params.moments["return"].deviation() if self._normalize_returns else target
         live = tf.cast(~steps.last[:, :-1], tf.float32)
-        weight = live / tf.maximum(_mean(live), 1e-8)
+        weight = live / tf.maximum(replica_mean(live), 1e-8)
         if self._normalize_advantages:
-            mean = _mean(weight * advantage)
-            deviation = tf.sqrt(_mean(weight * tf.square(advantage - mean)))
+            mean = replica_mean(weight * advantage)
+            deviation = tf.sqrt(replica_mean(weight * tf.square(advantage - mean)))
             advantage = live * (advantage - mean) / (deviation + 1e-8)
         examples = Examples(*map(_merge, (advantage, target, value[:, :-1], raw)))
         transitions: Any = _merge(tree.map_structure(lambda leaf: leaf[:, :-1], batch.steps))
@@ -159,8 +159,8 @@ def _merge(nest: Nest) -> Nest:
     return tree.map_structure(lambda leaf: tf.reshape(leaf, [-1, *leaf.shape[2:]]), nest)
 
 
-def _mean(rows: tf.Tensor) -> tf.Tensor:
-    """The mean over all elements, on all replicas."""
+def replica_mean(rows: tf.Tensor) -> tf.Tensor:
+    """[] f32: the mean over all elements, on all replicas."""
     context = tf.distribute.get_replica_context()
     mean = tf.reduce_mean(rows)
     return context.all_reduce(tf.distribute.ReduceOp.MEAN, mean) if context.num_replicas_in_sync > 1 else mean

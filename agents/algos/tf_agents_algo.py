@@ -164,9 +164,12 @@ def trajectory(steps: Step, info_spec: Nest) -> Trajectory:
     )
 
 
-def adam(learning_rate: float) -> tf.keras.optimizers.Optimizer:
-    """A new Adam for an agent."""
-    return tf.keras.optimizers.Adam(learning_rate, jit_compile=False)
+def adam(learning_rate: float, **clipping: float | None) -> tf.keras.optimizers.Optimizer:
+    """A new Adam for an agent; `clipping`: Keras' `clipnorm`, of each variable, or `global_clipnorm`, of all together.
+
+    The agents clip by themselves, but before the gradients of replicas are added up: each replica its own part.
+    """
+    return tf.keras.optimizers.Adam(learning_rate, jit_compile=False, **clipping)
 
 
 def _time_step(observation: Nest, begins: tf.Tensor) -> TimeStep:

@@ -74,7 +74,7 @@ class TFAgentsDQN(TFAgentAlgo):
 
     def build(self, time_step_spec: TimeStep, action_spec: Nest) -> TFAgent:
         network = QNetwork(time_step_spec.observation, action_spec, fc_layer_params=self._hidden_sizes)
-        optimizer = adam(self._learning_rate)
+        optimizer = adam(self._learning_rate, clipnorm=self._max_gradient_norm)
         agent = (DdqnAgent if self._double else DqnAgent)(
             time_step_spec,
             action_spec,
@@ -85,7 +85,6 @@ class TFAgentsDQN(TFAgentAlgo):
             target_update_period=self._target_update_period,
             td_errors_loss_fn=common.element_wise_squared_loss if self._squared_loss else None,
             gamma=self._gamma,
-            gradient_clipping=self._max_gradient_norm,
             train_step_counter=common.create_variable("train_step"),
         )
         optimizer.build(network.trainable_variables)

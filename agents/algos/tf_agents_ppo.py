@@ -7,12 +7,13 @@ from typing import Any
 import tensorflow as tf
 import tree
 from tf_agents.agents import PPOClipAgent, TFAgent
+from tf_agents.agents.tf_agent import LossInfo
 from tf_agents.networks.actor_distribution_network import ActorDistributionNetwork
 from tf_agents.networks.value_network import ValueNetwork
 from tf_agents.trajectories import TimeStep, Trajectory
 from tf_agents.utils import common
 
-from agents.algos.on_policy import QUEUE
+from agents.algos.on_policy import QUEUE, replica_mean
 from agents.algos.registry import ALGOS
 from agents.algos.tf_agents_algo import TFAgentAlgo, adam, agent_of, trajectory
 from pipeline.checks import check_fraction, check_positive
@@ -20,6 +21,32 @@ from pipeline.types import Batch, Data, Nest, Params
 
 EXPERIENCE = "experience"
 """the extra of a prepared transition that holds its trajectory entry"""
+VARIANCE_FLOOR = 1e-8
+"""added to advantages' variance, as theirs is"""
+
+
+class ReplicaPPOClipAgent(PPOClipAgent):
+    """Theirs; on several replicas advantages are centred and scaled over the whole minibatch, not each one's part."""
+
+    def _train(self, experience: Any, weights: Any) -> LossInfo:
+        info: Any = experience.policy_info
+        self._advantages = info["advantage"]
+        return super()._train(experience, weights)
+
+    def get_loss(
+        self,
+        time_steps: TimeStep,
+        actions: Nest,
+        act_log_probs: tf.Tensor,
+        returns: tf.Tensor,
+        normalized_advantages: tf.Tensor,
+        *others: Any,
+        **options: Any,
+    ) -> LossInfo:
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            centred = self._advantages - replica_mean(self._advantages)
+            normalized_advantages = centred / tf.sqrt(replica_mean(tf.square(centred)) + VARIANCE_FLOOR)
+        return super().get_loss(time_steps, actions, act_log_probs, returns, normalized_advantages, *others, **options)
 
 
 @ALGOS.register("tf_agents_ppo")
@@ -78,8 +105,8 @@ class TFAgentsPPO(TFAgentAlgo):
             observation_spec, action_spec, fc_layer_params=self._hidden_sizes, activation_fn=tanh
         )
         value = ValueNetwork(observation_spec, fc_layer_params=self._hidden_sizes, activation_fn=tanh)
-        optimizer = adam(self._learning_rate)
-        agent = PPOClipAgent(
+        optimizer = adam(self._learning_rate, global_clipnorm=self._max_gradient_norm)
+        agent = ReplicaPPOClipAgent(
             time_step_spec,
             action_spec,
             optimizer=optimizer,
@@ -95,7 +122,6 @@ class TFAgentsPPO(TFAgentAlgo):
             use_td_lambda_return=True,
             normalize_rewards=False,
             normalize_observations=False,
-            gradient_clipping=self._max_gradient_norm,
             compute_value_and_advantage_in_train=False,
             update_normalizers_in_train=False,
             train_step_counter=common.create_variable("train_step"),

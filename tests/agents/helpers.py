@@ -53,3 +53,9 @@ def make_learner(algo: Any, memory: Memory, strategy: tf.distribute.Strategy, **
 def feed(learner: Learner, draw: Draw) -> None:
     """Lets the learner read `draw` again and again."""
     learner.connect(lambda batches, replicas: tf.data.Dataset.from_tensors(draw).repeat())
+
+
+def update_loop(learner: Learner) -> Any:
+    """The one concrete function that a learner's updates were compiled to; it has to have run."""
+    (function,) = learner._update_all._list_all_concrete_functions()
+    return function

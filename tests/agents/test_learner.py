@@ -1,10 +1,7 @@
-"""The compiled loop: one trace, the same numbers with and without XLA and on two replicas, targets, priorities."""
+"""The compiled loop: one trace, the same numbers with and without XLA, targets, priorities, where data come from."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import agents.learner
 from agents.algos.dqn import DQN
 from agents.learner import Learner, LearnerError, make_strategy
 from pipeline.dataset import Draw
-from pipeline.index import ROOT
 from servers.memory.prioritized import Prioritized
 from servers.memory.uniform import Uniform
 from tests.agents.helpers import feed, make_learner, random_draw
@@ -117,75 +114,15 @@ def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
     assert other.run(0) == pytest.approx(expected, rel=1e-6)
 
 
-REPLICAS = """
-import json, sys
-import tensorflow as tf
-from agents.algos.dqn import DQN
-from agents.algos.ppo import PPO
-from pipeline.dataset import Draw
-from servers.memory.prioritized import Prioritized
-from servers.memory.queue import Queue
-from tests.agents.helpers import make_learner, random_draw
-name, replicas, B = sys.argv[1], int(sys.argv[2]), 16
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if replicas == 2 else tf.distribute.get_strategy()
-class Weighted(Prioritized):
-    prioritized = False
-if name == "dqn":
-    K, T = 4, 1
-    learner = make_learner(DQN(batch_size=B, target_update_period=3), Weighted(), strategy, updates_per_call=K)
-else:
-    # The whole rollout of B lanes is one minibatch: in which order a replica takes its own lanes makes no difference.
-    K, T = 1, 6
-    normalize = {"normalize_observations": True, "normalize_returns": True, "normalize_advantages": True}
-    algo = PPO(rollout_length=T, batch_size=B * T, epochs=3, **normalize)
-    learner = make_learner(algo, Queue(), strategy)
-whole = random_draw(K, B, T + 1)
-log_prob = tf.random.stateless_uniform([K, B, T + 1], [1, 2], -1.0, -0.5)
-whole = whole._replace(steps=whole.steps._replace(extras={**whole.steps.extras, "log_prob": log_prob}))
-shares = []
-def part(batches, count):
-    index, size = len(shares), B // count
-    shares.append(index)
-    cut = lambda leaf: leaf[:, index * size : (index + 1) * size]
-    steps = tf.nest.map_structure(cut, whole.steps)
-    draw = Draw(steps, cut(whole.correction), tf.zeros([K * size], tf.uint64), tf.zeros([K * size], tf.int32))
-    return tf.data.Dataset.from_tensors(draw).repeat()
-# MirroredStrategy makes one dataset a host, which its replicas read in turn.
-def turns(batches, count):
-    draws = [part(batches, count) for _ in range(count)]
-    return tf.data.Dataset.choose_from_datasets(draws, tf.data.Dataset.range(count).repeat())
-learner.connect(turns)
-metrics = [learner.run(100 * i) for i in range(3)]
-params = learner.params
-models = [*params.online.values(), *params.target.values(), *params.moments.values()]
-weights = [v.numpy().tolist() for model in models for v in model.variables]
-print(json.dumps({"metrics": metrics, "weights": weights, "traces": learner.trace_count()}))
-"""
-
-
-@pytest.mark.parametrize("algo", ["dqn", "ppo"])
-def test_two_replicas_give_the_same_losses_and_parameters_as_one(algo: str) -> None:
-    # One strategy a process: a second MirroredStrategy in the same one fails.
-    one, two = (
-        json.loads(
-            subprocess.run(
-                [sys.executable, "-c", REPLICAS, algo, str(count)],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=200,
-            ).stdout.splitlines()[-1]
-        )
-        for count in (1, 2)
-    )
-    assert two["traces"] == 1
-    for a, b in zip(one["weights"], two["weights"], strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    for a, b in zip(one["metrics"], two["metrics"], strict=True):
-        for metrics in (a, b):
-            # The mean over replicas, each of its own examples: not that of all.
-            metrics.pop("explained_variance", None)
-        assert b == pytest.approx(a, rel=1e-3, abs=1e-5)
+def test_a_google_cloud_machine_learns_on_its_own_tpu_if_it_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("tf_agents.train.utils.strategy_utils.get_strategy", lambda **which: asked.append(which))
+    monkeypatch.setattr(agents.learner, "TPU_DEVICE", tmp_path / "accel0")
+    assert make_strategy("gcp") is tf.distribute.get_strategy()
+    assert asked == []
+    (tmp_path / "accel0").touch()
+    make_strategy("gcp")
+    make_strategy("tpu", "encore")
+    assert [which["tpu"] for which in asked] == ["local", "encore"]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +29,6 @@ from agents.algos.tf_agents_td3 import TFAgentsTD3
 from agents.learner import STAMPS, Learner, make_strategy
 from binaries import settings
 from pipeline.dataset import Draw
-from pipeline.index import ROOT
 from pipeline.types import Batch, Data, Params, Step, UserError
 from servers.memory.prioritized import Prioritized
 from servers.memory.queue import Queue
@@ -296,56 +292,6 @@ def test_the_learners_loop_is_as_many_updates_of_the_agent(xla: bool) -> None:
     assert learner.trace_count() == 1
     for one, other in zip(parameters(learner.params), parameters(params), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
-
-
-REPLICAS = """
-import json, sys
-import tensorflow as tf
-from pipeline.dataset import Draw
-from servers.memory.uniform import Uniform
-from tests.agents import test_tf_agents as own
-from agents.learner import Learner
-replicas = int(sys.argv[1])
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]) if replicas == 2 else tf.distribute.get_strategy()
-make, action_spec = own.REPLAY["dqn"]
-tf.keras.utils.set_random_seed(0)
-learner = Learner(make(), Uniform(), strategy, own.OBSERVATION, action_spec, 1000, 0, updates_per_call=own.K)
-whole = own.random_steps((own.K, own.B, 2), make(), action_spec)
-size = own.B // replicas
-def part(index):
-    steps = tf.nest.map_structure(lambda leaf: leaf[:, index * size : (index + 1) * size], whole)
-    draw = Draw(steps, tf.ones([own.K, size]), tf.zeros([own.K * size], tf.uint64), tf.zeros([own.K * size], tf.int32))
-    return tf.data.Dataset.from_tensors(draw).repeat()
-# MirroredStrategy makes one dataset a host, which its replicas read in turn.
-order = tf.data.Dataset.range(replicas).repeat()
-turns = tf.data.Dataset.choose_from_datasets([part(i) for i in range(replicas)], order)
-learner.connect(lambda batches, count: turns)
-metrics = [learner.run(0) for _ in range(3)]
-print(json.dumps({"metrics": metrics, "weights": [w.tolist() for w in own.parameters(learner.params)]}))
-"""
-
-
-def test_two_replicas_of_dqn_give_what_one_gives() -> None:
-    # One strategy a process: a second MirroredStrategy in the same one fails.
-    one, two = (
-        json.loads(
-            subprocess.run(
-                [sys.executable, "-c", REPLICAS, str(count)],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=200,
-            ).stdout.splitlines()[-1]
-        )
-        for count in (1, 2)
-    )
-    for a, b in zip(one["weights"], two["weights"], strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    for a, b in zip(one["metrics"], two["metrics"], strict=True):
-        assert b == pytest.approx(a, rel=1e-3, abs=1e-5)
 
 
 # All of the agent's state is the learner's.

@@ -17,6 +17,8 @@ from configs import registry as configs
 from pipeline import index
 from pipeline.types import UserError
 from servers import tables
+from tests.agents.helpers import update_loop
+from tests.agents.tpu_ops import refused
 
 SMALL = {
     "replay_size": 2_000,
@@ -161,6 +163,10 @@ def test_it_learns_in_every_mode(name: str, mode: str, tmp_path: Path) -> None:
         learn(parts, calls=CALLS - 1)
         assert parts.agent.learner.updates >= CALLS
         assert parts.agent.learner.trace_count() == 1
+        loop = update_loop(parts.agent.learner)
+        assert loop.function_def.attr["_XlaMustCompile"].b == MODES[mode]
+        if MODES[mode]:
+            assert refused(loop) == []
         assert "loss" in parts.agent.metrics
         for group, values in weights(parts).items():
             assert any(not np.array_equal(a, b) for a, b in zip(before[group], values, strict=True)), group

@@ -15,6 +15,7 @@ import tree
 from agents.algos.algo import Algo, networks
 from agents.cancellation import cancellable
 from agents.reward_augmentation.registry import REWARD_AUGMENTATIONS
+from agents.tf_config import learners
 from pipeline.checks import check_positive
 from pipeline.dataset import Draw
 from pipeline.types import Batch, Nest, RunError, Step
@@ -32,6 +33,7 @@ STAMPS = (AGE, RUN_ID, WEIGHTS)
 """[] i32 each, what an actor stamps every row with"""
 
 
+TOGETHER = "Its workers can only go on together: all of them have to start again."
 _NO_DATA = (
     tf.errors.OutOfRangeError,
     tf.errors.CancelledError,
@@ -115,11 +117,16 @@ class Learner:
         """[0, 2^31), of this life; rows carry it"""
         self._max_policy_lag = max_policy_lag
         self.max_priority = 1.0
+        self._shared = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        """whether other processes learn together with this one"""
+        self.is_chief = bool(strategy.extended.should_checkpoint)
+        """whether this process is the one, of those that learn together, that saves and publishes"""
         tpu = isinstance(strategy, tf.distribute.TPUStrategy)
         # AutoGraph's translation of every function would take most of the time until the first update.
         jit = xla and self._replicas == 1 and not tpu
         self._update_all = tf.function(self._loop, jit_compile=jit, autograph=False)
         self._run = tf.function(self._draw_and_update, autograph=False)
+        self._least = tf.function(lambda value: tf.reduce_min(self._everywhere(value)), autograph=False)
         self._call: Callable[..., tf.Tensor] | None = None
         self._draws = tf.Variable(tf.constant(0), trainable=False)
         """draws that arrived"""
@@ -152,9 +159,22 @@ class Learner:
         """Gives up what was drawn and not learnt from; until `connect`, nothing is read."""
         self._iterator = None
 
+    def agree(self, value: int) -> int:
+        """The smallest of the values that all workers ask with; without other workers, `value`.
+
+        Workers update together: each has to call `run`, and this, as often as the others, or all wait forever. Raises
+        LearnerError where one of them is gone.
+        """
+        if not self._shared:
+            return value
+        try:
+            return int(self._least(tf.constant(value, tf.int64)))
+        except tf.errors.OpError as error:
+            raise LearnerError(f"A learner that TF_CONFIG names is gone. {TOGETHER}") from error
+
     @property
     def windows_per_draw(self) -> int:
-        """Windows that one `run` takes from the tables; rollouts, of a queue."""
+        """Windows that one `run`, of all workers, takes from the tables; rollouts, of a queue."""
         return self._replicas if self._memory.on_policy else self.batches * self._algo.data().batch_size
 
     def samples_per_insert(self) -> float:
@@ -181,6 +201,11 @@ class Learner:
         arguments = (self._iterator, tf.constant(env_steps, tf.int32), tf.constant(self.run_id, tf.int32))
         try:
             if self._call is None:
+                if self.agree(self.updates) != -self.agree(-self.updates):
+                    raise LearnerError(
+                        f"The learner's workers begin with different numbers of updates (here {self.updates}): all of"
+                        " them have to restore the same checkpoint."
+                    )
                 waits = lambda: int(self._draws.numpy()) == self._draws_before  # noqa: E731
                 self._call = cancellable(self._run.get_concrete_function(*arguments), waits)
             values = self._call(timeout_s, *arguments).numpy()
@@ -189,9 +214,10 @@ class Learner:
                 raise
             # Where a server was lost as the priorities were on their way, the updates were made all the same.
             self.updates = int(self._updates.numpy())
-            raise NoDataError(
-                f"The learner waits for the replay: after {self.updates} updates it got no samples in time."
-            ) from error
+            said = f"The learner waits for the replay: after {self.updates} updates it got no samples in time."
+            if self._shared:
+                raise LearnerError(f"{said} {TOGETHER}") from error
+            raise NoDataError(said) from error
         *means, updates = values.tolist()
         if not updates:
             self.stale_rollouts += self._replicas
@@ -260,15 +286,23 @@ class Learner:
         return metrics
 
     def _local(self, value: Any) -> tuple[Any, ...]:
+        """What each replica of this process has of `value`."""
         return self._strategy.experimental_local_results(value)
+
+    def _everywhere(self, value: tf.Tensor) -> tf.Tensor:
+        """[R, ...]: this process's `value` and those of the processes that learn with it."""
+        if not self._shared:
+            return value[None]
+        gather = lambda own: tf.distribute.get_replica_context().all_gather(own[None], axis=0)  # noqa: E731
+        return self._local(self._strategy.run(gather, args=(value,)))[0]
 
     def _loop(
         self, steps: Step, correction: tf.Tensor, env_steps: tf.Tensor, run_id: tf.Tensor
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """All updates of a draw.
 
-        Returns the priorities [k, B] that a prioritized memory wants, and the means of the metrics in the order of
-        their names with the number of updates behind them.
+        Returns the priorities [k, B] that a prioritized memory wants (of this process's part of the batches), and the
+        means of the metrics in the order of their names with the number of updates behind them.
         """
         progress = tf.minimum(tf.cast(env_steps, tf.float32) / self._train_steps, 1.0)
         for group, rate in self._algo.learning_rates(progress).items():
@@ -281,14 +315,15 @@ class Learner:
         self, steps: Step, correction: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
         """One update with each of k batches."""
-        count, width, prioritized = self.batches, self._algo.data().batch_size, self._memory.prioritized
+        count, prioritized = self.batches, self._memory.prioritized
+        width = sum(part.shape[1] for part in self._local(correction))
 
         def update(index: tf.Tensor, total: tf.Tensor, all_priorities: tf.TensorArray) -> tuple[Any, ...]:
             priorities, metrics = self._strategy.run(
                 self._prepare_and_update, args=(steps, correction, index, progress, env_steps)
             )
             if prioritized:
-                priorities = tf.concat(self._strategy.experimental_local_results(priorities), axis=0)
+                priorities = tf.concat(self._local(priorities), axis=0)
                 all_priorities = all_priorities.write(index, priorities)
             return self._after_update(total, metrics), all_priorities
 
@@ -301,9 +336,11 @@ class Learner:
         if not prioritized:
             return None, tf.concat([total / count, [count]], axis=0)
         stacked = tf.ensure_shape(all_priorities.stack(), [count, width])
-        largest = tf.reduce_max(stacked)
+        mean, largest = tf.reduce_mean(stacked), tf.reduce_max(stacked)
+        seen = self._everywhere(tf.stack([mean, largest]))
+        mean, largest = tf.reduce_mean(seen[:, 0]), tf.reduce_max(seen[:, 1])
         self._max_priority.assign(tf.maximum(self._max_priority, largest))
-        return stacked, tf.concat([total / count, [tf.reduce_mean(stacked), largest, count]], axis=0)
+        return stacked, tf.concat([total / count, [mean, largest, count]], axis=0)
 
     def _learn_rollout(
         self, steps: Step, correction: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor, run_id: tf.Tensor
@@ -311,7 +348,7 @@ class Learner:
         """All epochs over the examples of a rollout; the moments grow when they are done. None over a stale one's."""
         data, strategy = self._algo.data(), self._strategy
         batch = strategy.run(self._prepare, args=(steps, correction, tf.constant(0), progress, env_steps))
-        examples = strategy.experimental_local_results(batch.weight)[0].shape[0]
+        examples = self._local(batch.weight)[0].shape[0]
         size = data.batch_size // self._replicas or examples
         stale = strategy.run(self._stale_rows, args=(steps.extras[RUN_ID], steps.extras[WEIGHTS], run_id))
         fresh = tf.equal(strategy.reduce(tf.distribute.ReduceOp.SUM, stale, axis=None), 0)
@@ -457,10 +494,11 @@ def _is_finite(value: float) -> bool:
 
 
 def make_strategy(sys: str, tpu: str = "") -> tf.distribute.Strategy:
-    """The strategy that --sys asks for.
+    """The strategy that --sys asks for; to be made before anything else runs in TensorFlow.
 
-    'local': one device, or all GPUs where there are several. 'tpu': the TPU named `tpu`, through tf-agents'
-    resolver; this branch has not been run on a TPU. 'gcp': a Google Cloud machine's own TPU, or as 'local'.
+    'local': this process and the others that TF_CONFIG names, on one device or all GPUs of each; their memory is taken
+    as it is needed. 'tpu': the TPU named `tpu`, through tf-agents' resolver; this branch has not been run on a TPU.
+    'gcp': a Google Cloud machine's own TPU, or as 'local'. Raises UserError where TF_CONFIG is not understood.
     """
     if sys == "gcp":
         sys, tpu = ("tpu", "local") if TPU_DEVICE.exists() else ("local", "")
@@ -468,6 +506,13 @@ def make_strategy(sys: str, tpu: str = "") -> tf.distribute.Strategy:
         from tf_agents.train.utils import strategy_utils
 
         return strategy_utils.get_strategy(tpu=tpu, use_gpu=False)
-    if len(tf.config.list_physical_devices("GPU")) > 1:
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
+    # Those of the machine that were not hidden from this process.
+    gpus = tf.config.get_visible_devices("GPU")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if learners() > 1:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        # Else a worker that got no data would learn from an empty batch beside the others.
+        strategy.extended.experimental_enable_get_next_as_optional = False
+        return strategy
+    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()

@@ -12,6 +12,7 @@ from absl import flags as absl_flags
 from binaries import console, flags, serving, settings
 from binaries.experiment import Plan
 from binaries.run_folder import as_text
+from binaries.signals import Stop
 from pipeline.types import UserError
 from pipeline.waiting import Stopped, Waiting
 
@@ -38,7 +39,7 @@ class Loop:
         count: int,
         clients: list[reverb.Client],
         watchdog: serving.Watchdog,
-        stop: serving.Stop,
+        stop: Stop,
     ):
         """`number`: which of `count` actors this is; it begins with the server of that number."""
         from agents.algos.algo import acting_variables, networks
@@ -169,7 +170,7 @@ class Loop:
 
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
-    stop = serving.Stop()
+    stop = Stop()
     addresses = serving.addresses()
     number, count = absl_flags.FLAGS.actor_id, absl_flags.FLAGS.num_actors
     if number >= count:
@@ -177,8 +178,9 @@ def main(argv: list[str]) -> int:
     console.NativeLog()
     import tensorflow as tf
 
-    # The learner's; acting in a few lanes is quicker on the CPU.
-    tf.config.set_visible_devices([], "GPU")
+    from binaries.devices import leave_to_the_learner
+
+    leave_to_the_learner()
     experiment = command.experiment
     tf.config.threading.set_intra_op_parallelism_threads(experiment.threads)
     settings.apply(command.settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from binaries.flags import Command
 from binaries.processes import Process, stop_all
 from binaries.run_folder import RunFolder, command_line, is_finished, read_progress
 from binaries.settings import Binding
+from binaries.signals import Stop
 from pipeline.types import RunError, UserError
 
 POLL_S = 0.2
@@ -50,7 +50,6 @@ class Copies:
             # What another experiment finished there is no copy of this one.
             seed = Binding("Experiment", "seed", self._flags[i]["seed"], "--copies")
             RunFolder(str(self.folder(i)), {**command.settings, seed.name: seed})
-        self._stop = False
 
     def folder(self, copy: int) -> Path:
         """Of the copy's run."""
@@ -58,13 +57,12 @@ class Copies:
 
     def run(self) -> bool:
         """Returns whether all came to their end (False: a signal asked to stop); raises RunError where one failed."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        stop = Stop()
         waiting = [copy for copy in range(len(self._flags)) if copy not in self._done]
         at_once = len(os.sched_getaffinity(0))
         status = console.Status(self._quiet)
         try:
-            while (waiting or self._running) and not self._stop:
+            while (waiting or self._running) and not stop():
                 while waiting and len(self._running) < at_once:
                     copy = waiting.pop(0)
                     words = command_line(self._flags[copy])
@@ -82,7 +80,7 @@ class Copies:
                 f"{len(self._failed)} of {len(self._flags)} copies failed, first run_{copy}: {said} (all of it:"
                 f" {self.folder(copy) / OUTPUT}). The same command goes on with what is not finished."
             )
-        return not self._stop
+        return not stop()
 
     def _collect(self, status: console.Status) -> None:
         """Takes note of the copies that ended."""
@@ -111,11 +109,6 @@ class Copies:
                 f" return {console.number(now['episode_return'])}, {left} left"
             )
         return " | ".join(parts)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        del frame
-        self._stop = True
-        signal.signal(number, signal.SIG_DFL)
 
 
 def run(command: Command) -> int:

@@ -12,6 +12,7 @@ from binaries import console, flags, report, serving, settings
 from binaries.evaluation import record
 from binaries.experiment import Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder, as_text
+from binaries.signals import Stop
 from binaries.tally import FINISHED
 from pipeline.envs.recorder import Videos
 from pipeline.types import RunError
@@ -88,7 +89,7 @@ class Loop:
         folder: RunFolder,
         videos: Videos | None,
         *,
-        stop: serving.Stop,
+        stop: Stop,
         watchdog: serving.Watchdog,
         quiet: bool,
     ):
@@ -186,7 +187,7 @@ class Loop:
 
 
 def _weights(
-    command: flags.Command, plan: Plan, folder: RunFolder, stop: serving.Stop, watchdog: serving.Watchdog
+    command: flags.Command, plan: Plan, folder: RunFolder, stop: Stop, watchdog: serving.Watchdog
 ) -> tuple[Params, Weights]:
     """The parameters to act with, and where their values come from: replay servers, or without --replay the disk."""
     if not absl_flags.FLAGS["replay"].value:
@@ -203,7 +204,7 @@ def _weights(
 
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
-    stop = serving.Stop()
+    stop = Stop()
     if absl_flags.FLAGS["replay"].value:
         serving.addresses()
     folder = RunFolder(command.flags["output_dir"], command.settings, LOCK)
@@ -213,7 +214,9 @@ def main(argv: list[str]) -> int:
     log = console.NativeLog()
     import tensorflow as tf
 
-    tf.config.set_visible_devices([], "GPU")
+    from binaries.devices import leave_to_the_learner
+
+    leave_to_the_learner()
     experiment = command.experiment
     tf.config.threading.set_intra_op_parallelism_threads(experiment.threads)
     settings.apply(command.settings)

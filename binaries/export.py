@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from absl import flags as absl_flags
 
+from agents.tf_config import check_alone
 from binaries import console, flags, settings
 from binaries.experiment import Parts, Plan
 from binaries.run_folder import RunFolder, recorded_command
@@ -58,6 +59,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"{str(error).splitlines()[0]}.") from error
     if not arguments.output_dir or not arguments.to:
         raise UserError("Name the run's folder and the SavedModel's: --output_dir=RUN --to=FOLDER.")
+    check_alone("export")
     target = Path(arguments.to).expanduser().absolute()
     if target.exists():
         raise UserError(f"--to={target} exists already: name a new folder.")

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
+from agents.tf_config import VARIABLE
 from binaries import console, flags, serving, settings
 from binaries.experiment import Plan
 from binaries.run_folder import NATIVE_LOG, RunFolder, as_text
+from binaries.signals import Stop
 from binaries.tally import ACTORS, FINISHED, Tally
 from pipeline.types import RunError, UserError
 from pipeline.waiting import Stopped, Waiting
@@ -32,12 +34,20 @@ STOOD_STILL_S = 20.0
 """between two turns, which otherwise take a draw's time at most: the process, or its machine, was stopped"""
 NAME = "learner"
 """in the list of faults"""
+WAIT, STOP, FINISHED_ALL = 0, -1, -2
+"""what a learner says before a turn; what is larger says that it can draw, and how far the actors are"""
+ANYTHING = 2**62
+"""of a learner that is not the chief and can draw"""
 DRAW_S = 10.0
 """that a draw may take, though the servers' counts allow it; then they are asked again"""
 
 
 class Loop:
-    """Updates as the replay's limiters allow, to the end of the training or a signal."""
+    """Updates as the replay's limiters allow, to the end of the training or a signal.
+
+    Of several learners that TF_CONFIG names, each draws its part of every batch, and all make the same turns: the chief
+    alone knows how far the actors are, publishes and saves.
+    """
 
     def __init__(
         self,
@@ -49,7 +59,7 @@ class Loop:
         checkpoints: Checkpoints,
         unit: Unit | None,
         *,
-        stop: serving.Stop,
+        stop: Stop,
         watchdog: serving.Watchdog,
         quiet: bool,
     ):
@@ -63,6 +73,7 @@ class Loop:
         self._plan = plan
         self._experiment = plan.experiment
         self._learner = learner
+        self._chief = learner.is_chief
         self._addresses = addresses
         self._folder = folder
         self._checkpoints = checkpoints
@@ -77,11 +88,15 @@ class Loop:
         self._tally = Tally()
         if unit is not None:
             self._restore(unit)
-        self._summaries: Summaries = Summaries(folder.path, self._tally.env_steps, ["train"])
+        self._summaries: Summaries | None = None
+        """the chief's"""
+        if self._chief:
+            self._summaries = Summaries(folder.path, self._tally.env_steps, ["train"])
         self._progress = console.Progress(
-            self._experiment.train_steps, self._tally.env_steps, learner.updates, quiet=quiet
+            self._experiment.train_steps, self._tally.env_steps, learner.updates, quiet=quiet or not self._chief
         )
-        self._waiting = Waiting(self._experiment.startup_timeout, self._progress.warn, stop)
+        # Who is asked to stop goes on until all learners know.
+        self._waiting = Waiting(self._experiment.startup_timeout, self._progress.warn)
         self._counted = self._read = self._told = 0.0
         self._turned = self._saved = time.monotonic()
         self._metrics: dict[str, float] = {}
@@ -110,12 +125,11 @@ class Loop:
 
     def run(self, operative: str) -> bool:
         """Returns whether the training came to its end; raises RunError at a stall, after saving."""
-        self._summaries.config(self._tally.env_steps, operative)
+        if self._summaries is not None:
+            self._summaries.config(self._tally.env_steps, operative)
         finished = False
         try:
             while not finished:
-                if self._stop():
-                    raise Stopped
                 finished = self._turn()
         except Stopped:
             pass
@@ -129,8 +143,9 @@ class Loop:
 
     def _end(self, finished: bool = False) -> None:
         self._progress.clear()
-        self._save(finished)
-        self._flush()
+        if self._chief:
+            self._save(finished)
+            self._flush()
 
     def _turn(self) -> bool:
         """Updates, or waits for a moment; returns whether the training is done."""
@@ -147,25 +162,38 @@ class Loop:
             if shards.unpublished():
                 self._publish()
         self._watch(now)
-        if shards.alive and shards.credit >= drawn:
-            if self._shares is not None:
-                self._shares.items.assign(shards.contents(self._plan.memory.on_policy))
-            self._update()
-            return False
-        if self._tally.env_steps >= self._experiment.train_steps and shards.alive:
+        with self._watchdog.during("waits for the other learners"):
+            said = self._learner.agree(self._say())
+        if said == STOP:
+            raise Stopped
+        if said == FINISHED_ALL:
             return True
-        self._wait()
-        time.sleep(POLL_S)
+        if said == WAIT:
+            self._wait()
+            time.sleep(POLL_S)
+            return False
+        if self._shares is not None:
+            self._shares.items.assign(shards.contents(on_policy))
+        self._update(said - 1)
         return False
 
-    def _update(self) -> None:
+    def _say(self) -> int:
+        """What this learner would do; the smallest of what all say is done."""
+        if self._stop():
+            return STOP
+        if self._shards.alive and self._shards.credit >= self._drawn:
+            return self._tally.env_steps + 1 if self._chief else ANYTHING
+        over = self._chief and self._tally.env_steps >= self._experiment.train_steps and self._shards.alive
+        return FINISHED_ALL if over else WAIT
+
+    def _update(self, env_steps: int) -> None:
         from agents.learner import NoDataError
 
         learner = self._learner
         begun = time.monotonic()
         try:
             with self._watchdog.during("learns, from what the replay server sends"):
-                metrics = learner.run(self._tally.env_steps, DRAW_S)
+                metrics = learner.run(env_steps, DRAW_S)
         except NoDataError:
             # The counts allowed the draw: a server is gone, or holds other items than it did.
             learner.disconnect()
@@ -194,6 +222,8 @@ class Loop:
             self._progress.warn(f"The learner reads from {said}.")
 
     def _publish(self, finished: bool = False) -> None:
+        if not self._chief:
+            return
         from servers.variables import Version
 
         learner = self._learner
@@ -206,14 +236,14 @@ class Loop:
         from servers import reports
 
         # Rollouts come with reports, and the age of both counts.
-        if self._shards.alive and (self._plan.memory.on_policy or now - self._read > COUNT_S):
+        if self._chief and self._shards.alive and (self._plan.memory.on_policy or now - self._read > COUNT_S):
             self._read = now
             with self._watchdog.during("reads the actors' reports from the replay server"):
                 self._tally.take(reports.read([self._shards.clients[shard] for shard in self._shards.alive]))
 
     def _wait(self) -> None:
         """Raises StallError where nothing has moved for too long."""
-        if self._waiting.on(self._reason) and self._metrics:
+        if self._waiting.on(self._reason) and self._metrics and self._chief:
             lost = len(self._shards.alive) < len(self._addresses)
             self._folder.note_fault(NAME, f"waited for {'a replay server' if lost else 'the actors'}")
 
@@ -232,6 +262,8 @@ class Loop:
 
     def _watch(self, now: float) -> None:
         """Logs, saves and shows what is due."""
+        if self._summaries is None:
+            return
         steps, experiment = self._tally.env_steps, self._experiment
         if now - self._turned > STOOD_STILL_S:
             self._folder.note_fault(NAME, "stood still")
@@ -257,6 +289,7 @@ class Loop:
         self._turned = time.monotonic()
 
     def _log(self) -> None:
+        assert self._summaries is not None
         import tensorflow as tf
 
         from binaries.summaries import resident_megabytes
@@ -291,11 +324,12 @@ class Loop:
         self._summaries.scalars("train", tally.env_steps, values)
 
     def _save(self, finished: bool = False) -> None:
-        learner, tally = self._learner, self._tally
+        learner, tally, summaries = self._learner, self._tally, self._summaries
+        assert summaries is not None
 
         def write(folder: Path) -> None:
             learner.checkpoint().write(str(folder / "learner"))
-            self._summaries.flush()
+            summaries.flush()
 
         try:
             self._checkpoints.save(tally.env_steps, write, {**self._state(), FINISHED: finished})
@@ -310,6 +344,7 @@ class Loop:
         return {**counters, "rollouts": self._learner.rollouts, ACTORS: self._tally.state()}
 
     def _flush(self) -> None:
+        assert self._summaries is not None
         try:
             self._summaries.flush()
         except OSError as error:
@@ -324,7 +359,7 @@ class Loop:
 
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
-    stop = serving.Stop()
+    stop = Stop()
     addresses = serving.addresses()
     folder = RunFolder(command.flags["output_dir"], command.settings)
     checkpoints = Checkpoints(folder.checkpoints, command.experiment.kept_checkpoints, warn=print)
@@ -335,15 +370,19 @@ def main(argv: list[str]) -> int:
     experiment = command.experiment
     tf.config.threading.set_intra_op_parallelism_threads(experiment.threads)
     settings.apply(command.settings)
-    plan = Plan(command.flags["sys"], command.flags["tpu"])
-    learner = plan.learner()
-    learner.run_id = random.SystemRandom().randrange(1, 2**31)
-    settings.check_all_read(command.settings)
-    folder.take()
-    log.keep(folder.path / NATIVE_LOG)
-    operative = settings.operative()
-    folder.write(command.flags, operative)
     watchdog = serving.Watchdog("The learner", experiment.startup_timeout)
+    with watchdog.during(f"waits for the other learners that {VARIABLE} names"):
+        plan = Plan(command.flags["sys"], command.flags["tpu"])
+        learner = plan.learner()
+        learner.run_id = learner.agree(random.SystemRandom().randrange(1, 2**31) if learner.is_chief else ANYTHING)
+    # TensorFlow's service for several learners takes SIGTERM, for a protocol of its own that nobody answers.
+    stop.listen()
+    settings.check_all_read(command.settings)
+    operative = settings.operative()
+    if learner.is_chief:
+        folder.take()
+        log.keep(folder.path / NATIVE_LOG)
+        folder.write(command.flags, operative)
     try:
         clients = serving.clients(
             addresses,
@@ -357,7 +396,7 @@ def main(argv: list[str]) -> int:
     quiet = command.flags["quiet"]
     loop = Loop(plan, learner, addresses, clients, folder, checkpoints, unit, stop=stop, watchdog=watchdog, quiet=quiet)
     finished = loop.run(operative)
-    end = "The training is done" if finished else "Stopped and saved"
+    end = "The training is done" if finished else "Stopped and saved" if learner.is_chief else "Stopped"
     print(f"{end}: {learner.updates:,} updates. Checkpoints: {folder.checkpoints}", flush=True)
     return 0 if finished else serving.STOPPED
 

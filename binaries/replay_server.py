@@ -16,7 +16,8 @@ from binaries import console, flags, settings
 from binaries.experiment import Plan
 from binaries.lock import Lock
 from binaries.run_folder import NATIVE_LOG, as_text, check_same_settings
-from binaries.serving import POLL_S, STOPPED, Stop
+from binaries.serving import POLL_S, STOPPED
+from binaries.signals import Stop
 from pipeline.types import UserError
 from servers.checkpoint import Checkpoints
 
@@ -115,11 +116,11 @@ def main(argv: list[str]) -> int:
     contents = Contents(folder, own)
     log = console.NativeLog()
     import reverb
-    import tensorflow as tf
 
+    from binaries.devices import leave_to_the_learner
     from servers import identity, tables, variables
 
-    tf.config.set_visible_devices([], "GPU")
+    leave_to_the_learner()
     settings.apply(command.settings)
     plan = Plan("local")
     shards = command.flags["shards"]

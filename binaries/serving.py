@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import sys
 import threading
 import time
@@ -41,23 +40,6 @@ def addresses() -> list[str]:
     if len(set(found)) < len(found):
         raise UserError(f"--replay={text} names a server twice.")
     return found
-
-
-class Stop:
-    """Whether this process was asked to stop; a second signal ends it at once."""
-
-    def __init__(self) -> None:
-        self._asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-
-    def __call__(self) -> bool:
-        return self._asked
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        del frame
-        self._asked = True
-        signal.signal(number, signal.SIG_DFL)
 
 
 class Watchdog:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import signal
 import time
 from pathlib import Path
 
 import numpy as np
 import tree
 
+from agents.tf_config import check_alone
 from binaries import console, copies, flags, network, report, settings, workers
 from binaries.evaluation import record
 from binaries.experiment import Parts, Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder
+from binaries.signals import Stop
 from binaries.tally import ACTORS
 from pipeline.envs.recorder import Videos
 from pipeline.types import Nest, RunError, UserError
 from servers.checkpoint import Checkpoints, Unit
 
+CRASHES = "crashes"
+"""where a unit's state counts the environments' failures"""
 ACTING = "acting.pickle"
 """a unit's file of environments, episodes under way and rows that are in no item yet"""
 
@@ -55,7 +58,6 @@ class Run:
         self._evaluated_steps: int | None = None
         self._logged = (time.monotonic(), 0, 0)
         self._returns: list[float] = []
-        self._stop_signal: int | None = None
         self._videos = videos
         self._profile = profile
         self._state: Nest = None
@@ -79,6 +81,8 @@ class Run:
             ) from error
         self._agent.learner.restored()
         self._agent.actor.count_from(unit.state)
+        # A run of several processes counts them elsewhere.
+        self._parts.crashes.count_from(unit.state.get(CRASHES, 0), unit.step)
         episodes = ""
         if (unit.path / ACTING).exists():
             acting = pickle.loads((unit.path / ACTING).read_bytes())
@@ -92,8 +96,7 @@ class Run:
 
     def train(self) -> bool:
         """Trains to the last step; returns whether it got there (False: a signal asked it to stop)."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        stop = Stop()
         experiment, agent, environment = self._experiment, self._agent, self._parts.environment
         self._logged = (time.monotonic(), self._steps, agent.learner.updates)
         next_log = _next(self._steps, experiment.log_period)
@@ -102,7 +105,7 @@ class Run:
         # New episodes of a resumed run have seeds that it has not used before.
         state = environment.reset(experiment.seed + self._steps) if self._state is None else self._state
         try:
-            while self._steps + experiment.lanes <= experiment.train_steps and self._stop_signal is None:
+            while self._steps + experiment.lanes <= experiment.train_steps and not stop():
                 last_state = state
                 action = agent.act(state)
                 state, reward, done = environment.step(action)
@@ -131,7 +134,7 @@ class Run:
                     self._profile.at(self._steps)
                 if self._progress.due():
                     self._progress.show(self._steps, agent.learner.updates, self._recent_return())
-            if self._stop_signal is None and self._steps != self._evaluated_steps:
+            if not stop() and self._steps != self._evaluated_steps:
                 self._evaluate()
         finally:
             self._progress.clear()
@@ -140,7 +143,7 @@ class Run:
         if self._steps != self._saved_steps:
             # A second unit of these steps would replace the first, and lose the score of a best evaluation.
             self._save()
-        return self._stop_signal is None
+        return not stop()
 
     def test(self) -> None:
         """The evaluation at the end."""
@@ -162,11 +165,6 @@ class Run:
         """Adds the operative configuration, as text and on the HParams page."""
         self._summaries.config(self._steps, operative)
         self._summaries.hparams({b.name: b.value for b in settings.read_bindings(operative, OPERATIVE)})
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        del frame
-        self._stop_signal = number
-        signal.signal(number, signal.SIG_DFL)
 
     def _evaluate(self) -> None:
         self._evaluated_steps = self._steps
@@ -206,7 +204,8 @@ class Run:
             self._summaries.flush()
 
         try:
-            self._checkpoints.save(self._steps, write, self._agent.actor.counters(), score)
+            state = {**self._agent.actor.counters(), CRASHES: self._parts.crashes.count}
+            self._checkpoints.save(self._steps, write, state, score)
             self._saved_steps = self._steps
         except RunError:
             raise
@@ -348,6 +347,7 @@ def _show(command: flags.Command, folder: RunFolder, plan: Plan, reach: str) -> 
 
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
+    check_alone("train")
     if command.flags["copies"] is not None:
         return copies.run(command)
     if command.flags["num_workers"] > 1:

@@ -19,7 +19,8 @@ from absl import flags as absl_flags
 
 from binaries import flags, network
 from binaries.processes import GRACE_S, die_with
-from binaries.serving import POLL_S, Stop
+from binaries.serving import POLL_S
+from binaries.signals import Stop
 from pipeline.index import ROOT
 from pipeline.types import RunError, UserError
 

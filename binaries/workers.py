@@ -16,6 +16,7 @@ from binaries.flags import Command
 from binaries.lock import Lock
 from binaries.processes import Process, stop_all
 from binaries.run_folder import RunFolder, command_line, read_progress
+from binaries.signals import Stop
 from pipeline.types import RunError, UserError
 from servers.ports import check_port, free_ports
 
@@ -123,7 +124,6 @@ class Workers:
             for actor in range(count)
         ]
         self._kept: dict[str, Kept] = {}
-        self._stop = False
 
     def _ports(self) -> list[int]:
         """Of the replay servers: --port and those after it, or free ones."""
@@ -136,14 +136,13 @@ class Workers:
 
     def run(self) -> bool:
         """Returns whether the training came to its end (False: a signal asked to stop); raises RunError."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        stop = Stop()
         self._lock.take()
         status = console.Status(self._quiet)
         try:
             for part in (*self._servers, self._learner, *self._actors, self._evaluator):
                 self._kept[part.name] = Kept(part, self.folder / "logs" / f"{part.name}.log")
-            while not self._stop and not (self._done(self._learner) and self._done(self._evaluator)):
+            while not stop() and not (self._done(self._learner) and self._done(self._evaluator)):
                 time.sleep(POLL_S)
                 for kept in self._kept.values():
                     how = kept.look()
@@ -159,7 +158,7 @@ class Workers:
             self._end([*self._actors, self._evaluator])
             self._end([self._learner])
             self._end(self._servers)
-        return not self._stop
+        return not stop()
 
     def _done(self, part: Part) -> bool:
         return self._kept[part.name].done
@@ -182,11 +181,6 @@ class Workers:
             f" | return {console.number(now['episode_return'])} | {now['env_steps_per_second']:,.0f} steps/s"
             f" | {console.duration(now['seconds_left'])} left | {running} processes, {faults} restarts"
         )
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        del frame
-        self._stop = True
-        signal.signal(number, signal.SIG_DFL)
 
 
 def run(command: Command) -> int:

@@ -37,6 +37,10 @@ class Crashes:
         """environment steps so far"""
         self.count = 0
 
+    def count_from(self, count: int, steps: int) -> None:
+        """Goes on from `count` failures in `steps` environment steps."""
+        self.count, self.steps = count, steps
+
     def note(self, error: Exception, lane: int) -> None:
         """Counts `error`, of `lane`; raises CrashError where it is one too many."""
         self.count += 1

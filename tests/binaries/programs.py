@@ -8,7 +8,7 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,14 +70,21 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(module: str, *arguments: str, terminal: bool = False, inside: Sequence[str] = ()) -> Iterator[Running]:
+def running(
+    module: str,
+    *arguments: str,
+    terminal: bool = False,
+    inside: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[Running]:
     """`python -m module` while it runs, on a terminal or with its output in a pipe; it does not outlive the `with`.
 
-    `inside`: the words of another program that becomes it.
+    `inside`: the words of another program that becomes it. `variables`: of its environment, beside our own.
     """
     reading, writing = pty.openpty() if terminal else os.pipe()
     command = [*inside, sys.executable, "-m", module, *arguments]
-    process = subprocess.Popen(command, stdout=writing, stderr=writing, cwd=ROOT, env=environment())
+    own = environment() | dict(variables or {})
+    process = subprocess.Popen(command, stdout=writing, stderr=writing, cwd=ROOT, env=own)
     os.close(writing)
     try:
         yield Running(process, reading)

@@ -165,8 +165,8 @@ def wait_for(path: Path, train: Running) -> None:
 
 
 @contextlib.contextmanager
-def replay_server(folder: Path, port: int, *more: str) -> Iterator[Running]:
-    command = flags(f"--port={port}", f"--checkpoint_dir={folder}", *more)
+def replay_server(folder: Path, port: int, *more: str, steps: int = STEPS) -> Iterator[Running]:
+    command = flags(f"--port={port}", f"--checkpoint_dir={folder}", *more, steps=steps)
     with running("binaries.replay_server", *command) as server:
         server.read_until(lambda text: "Serving" in text)
         yield server

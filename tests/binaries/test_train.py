@@ -378,6 +378,9 @@ def test_a_run_outlives_environments_that_fail(tmp_path: Path) -> None:
     crashes = [count for _, count in curve(tmp_path, "environment/crashes")]
     assert crashes == sorted(crashes)
     assert crashes[-1] > 3
+    again = run("binaries.train", *flags[:1], *command(tmp_path, STEPS + 400, *settings))
+    assert again.code == 0, again.stderr
+    assert curve(tmp_path, "environment/crashes")[-1][1] >= crashes[-1], "A resumed run goes on counting."
     assert ended.stdout.count("its state or reward is not finite") == 1
     few = run("binaries.train", *flags[:1], *command(tmp_path / "few", STEPS, "Experiment.crash_rate=0.0001"))
     assert few.code == 1

@@ -72,8 +72,8 @@ def test_the_run_ends_where_that_was_chosen_and_the_last_checkpoint_stands(tmp_p
 @pytest.mark.slow
 @pytest.mark.timeout(1000)
 def test_a_run_of_several_processes_goes_on_solves_its_task_and_counts_what_was_lost(tmp_path: Path) -> None:
-    periods = "Experiment.checkpoint_period=3;Experiment.replay_checkpoint_period=3"
-    flags = ("--hparams=dqn_cartpole", "--num_workers=4", "--test_episodes=20", f"--hparam_override={periods}")
+    settings = "Experiment.lanes=4;Experiment.checkpoint_period=3;Experiment.replay_checkpoint_period=3"
+    flags = ("--hparams=dqn_cartpole", "--num_workers=4", "--test_episodes=20", f"--hparam_override={settings}")
     ended = on_a_full_disk(tmp_path, "64m", 30, *flags)
     assert ended.code == 0, ended.stdout + ended.stderr
     run = tmp_path / "copy"

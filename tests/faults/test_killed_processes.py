@@ -33,7 +33,8 @@ SEEN_OF_ONE_THAT_STOOD_STILL = {
 
 
 def command(folder: Path, steps: int, shards: int = 1) -> list[str]:
-    overrides = "Experiment.checkpoint_period=5;Experiment.replay_checkpoint_period=10"
+    # As many lanes as one process has: with more of them each plays too few episodes to the end.
+    overrides = "Experiment.lanes=4;Experiment.checkpoint_period=5;Experiment.replay_checkpoint_period=10"
     return [
         "--hparams=dqn_cartpole",
         f"--train_steps={steps}",

@@ -67,9 +67,9 @@ class Experiment:
     distribution_period: int = 10_000
     """steps between two histograms in TensorBoard"""
     checkpoint_period: float = 60.0
-    """seconds between two checkpoints; one is also written with every best evaluation, and at the end"""
+    """seconds between two checkpoints; one is also written at the end"""
     kept_checkpoints: int = 3
-    """the newest ones; the best is kept beside them"""
+    """the newest ones; the network of the best evaluation is kept beside them"""
     stop_when_unsaved: bool = False
     """whether a checkpoint that cannot be written, on a full disk for example, ends the run"""
     crash_rate: float = 0.001

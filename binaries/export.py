@@ -16,6 +16,7 @@ from binaries.run_folder import RunFolder, recorded_command
 from pipeline.types import UserError
 from servers.checkpoint import Checkpoints
 
+absl_flags.DEFINE_bool("best", False, "export the network of the best evaluation, in place of the newest")
 absl_flags.DEFINE_string("to", None, "the SavedModel's folder, which must not exist yet")
 
 
@@ -65,9 +66,10 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--to={target} exists already: name a new folder.")
     command = flags.parse([argv[0], *recorded_command(Path(arguments.output_dir))])
     folder = RunFolder(arguments.output_dir, command.settings)
-    unit = Checkpoints(folder.checkpoints, command.experiment.kept_checkpoints, warn=print).latest()
+    place = folder.best if arguments.best else folder.checkpoints
+    unit = Checkpoints(place, command.experiment.kept_checkpoints, warn=print).latest()
     if unit is None:
-        raise UserError(f"There is no checkpoint in {folder.checkpoints}: train first.")
+        raise UserError(f"There is no checkpoint in {place}: train first.")
     console.NativeLog()
     settings.apply(command.settings)
     with tempfile.TemporaryDirectory() as scratch:

@@ -83,6 +83,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def best(self) -> Path:
+        """Where the learner of the best evaluation is."""
+        return self.path / "best"
+
+    @property
     def videos(self) -> Path:
         """Where recorded episodes are."""
         return self.path / "videos"

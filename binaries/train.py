@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import shutil
@@ -22,6 +23,8 @@ from pipeline.envs.recorder import Videos
 from pipeline.types import Nest, RunError, UserError
 from servers.checkpoint import Checkpoints, Unit
 
+SCORE = "score"
+"""where the state of the best evaluation's unit has its mean return"""
 CRASHES = "crashes"
 """where a unit's state counts the environments' failures"""
 ACTING = "acting.pickle"
@@ -50,6 +53,9 @@ class Run:
         self._agent = parts.agent
         self._folder = folder
         self._checkpoints = checkpoints
+        self._best = Checkpoints(folder.best, 1, warn=print)
+        best = self._best.latest()
+        self._best_score: float = -math.inf if best is None else best.state[SCORE]
         begin = 0 if unit is None else unit.step
         folder.drop_results_after(begin)
         self._summaries = Summaries(folder.path, begin)
@@ -141,7 +147,6 @@ class Run:
             if self._profile is not None:
                 self._profile.stop()
         if self._steps != self._saved_steps:
-            # A second unit of these steps would replace the first, and lose the score of a best evaluation.
             self._save()
         return not stop()
 
@@ -174,8 +179,8 @@ class Run:
             f"evaluation at {self._steps:,} steps: {returns.mean():.1f} +- {returns.std():.1f}"
             f" over {len(returns)} episodes"
         )
-        if returns.mean() > self._checkpoints.best_score():
-            self._save(score=float(returns.mean()))
+        if returns.mean() > self._best_score:
+            self._save_best(float(returns.mean()))
 
     def _report(self, kind: str, returns: np.ndarray) -> None:
         updates = self._agent.learner.updates
@@ -184,7 +189,19 @@ class Run:
         except OSError as error:
             self._unsaved(f"no result at {self._steps:,} steps in the run's folder ({error.strerror})", error)
 
-    def _save(self, score: float | None = None) -> None:
+    def _save_best(self, score: float) -> None:
+        """Writes the learner, without the replay: to be exported, not to go on from."""
+
+        def write(folder: Path) -> None:
+            self._parts.checkpoint().write(str(folder / "learner"))
+
+        try:
+            self._best.save(self._steps, write, {SCORE: score})
+            self._best_score = score
+        except Exception as error:
+            self._unsaved(f"no room for the best network, of {self._steps:,} steps ({error})", error)
+
+    def _save(self) -> None:
         """Writes everything that a resumed run needs as one unit."""
 
         def write(folder: Path) -> None:
@@ -205,7 +222,7 @@ class Run:
 
         try:
             state = {**self._agent.actor.counters(), CRASHES: self._parts.crashes.count}
-            self._checkpoints.save(self._steps, write, state, score)
+            self._checkpoints.save(self._steps, write, state)
             self._saved_steps = self._steps
         except RunError:
             raise

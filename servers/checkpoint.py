@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import zlib
@@ -23,12 +22,10 @@ class Unit(NamedTuple):
     """environment steps"""
     state: dict[str, Any]
     """counters and the like, as given to `save`"""
-    score: float | None
-    """the evaluation's mean return, where it was saved with one"""
 
 
 class Checkpoints:
-    """The units in a folder: the newest few, and the one with the best score.
+    """The newest few units in a folder.
 
     A unit's files come first and its manifest, with their sizes and checksums, is renamed into place last. So a
     process that is killed at any moment leaves whole units behind, and a damaged one is found and passed over.
@@ -40,21 +37,22 @@ class Checkpoints:
         self._kept = kept
         self._warn = warn
 
-    def save(self, step: int, write: Callable[[Path], None], state: dict[str, Any], score: float | None = None) -> Unit:
+    def save(self, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Unit:
         """Lets `write(folder)` write the files and makes the unit of `step` whole, then removes what is not kept.
 
         Raises what `write` raises; the units before stand.
         """
-        path = self._folder / f"step-{step:012d}"
-        if (path / MANIFEST).exists():
-            # The unit of this step stands until the new one, which sorts after it, is whole.
-            path = path.with_name(f"{path.name}.again")
+        name = f"step-{step:012d}"
+        # A unit of this step stands until the new one, which sorts after it, is whole.
+        before = [path for path in self._folders() if path.name.startswith(name)]
+        number = int(before[-1].suffix.lstrip(".") or 0) + 1 if before else 0
+        path = self._folder / (f"{name}.{number:06d}" if number else name)
         self._remove(path)
         path.mkdir(parents=True)
         try:
             write(path)
             files = {str(f.relative_to(path)): _fingerprint(f) for f in sorted(path.rglob("*")) if f.is_file()}
-            manifest = {"step": step, "state": state, "score": score, "files": files}
+            manifest = {"step": step, "state": state, "files": files}
             manifest["checksum"] = _checksum(manifest)
             temporary = path / f"{MANIFEST}.new"
             with temporary.open("w") as stream:
@@ -67,7 +65,7 @@ class Checkpoints:
             self._remove(path)
             raise
         self._prune(path)
-        return Unit(path, step, state, score)
+        return Unit(path, step, state)
 
     def latest(self) -> Unit | None:
         """The newest whole unit, with a warning for each damaged one that is newer."""
@@ -83,18 +81,12 @@ class Checkpoints:
         folders = self._folders()
         return folders[-1] if folders else None
 
-    def best_score(self) -> float:
-        """The best score of a kept unit, -inf where there is none."""
-        return max((_score(path) for path in self._folders()), default=-math.inf)
-
     def _folders(self) -> list[Path]:
         """Folders whose manifest is in place, oldest first."""
         return sorted(path.parent for path in self._folder.glob(f"step-*/{MANIFEST}"))
 
     def _prune(self, newest: Path) -> None:
-        folders = self._folders()
-        best = max(folders, key=_score)
-        keep = {newest, *folders[-self._kept :], best if _score(best) > -math.inf else newest}
+        keep = {newest, *self._folders()[-self._kept :]}
         for path in self._folder.glob("step-*"):
             if path not in keep:
                 self._remove(path)
@@ -105,21 +97,13 @@ class Checkpoints:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _score(path: Path) -> float:
-    try:
-        score = json.loads((path / MANIFEST).read_text())["score"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return -math.inf
-    return -math.inf if score is None else score
-
-
 def _read(path: Path) -> tuple[Unit | None, str]:
     """The unit at `path`, or None and what is wrong with it."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         if manifest.pop("checksum") != _checksum(manifest):
             return None, "its manifest is not what was written"
-        unit = Unit(path, manifest["step"], manifest["state"], manifest["score"])
+        unit = Unit(path, manifest["step"], manifest["state"])
         files: dict[str, list[int]] = manifest["files"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return None, f"its manifest cannot be read: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_a_fresh_process_gets_the_agents_actions(hparams: str, tmp_path: Path) -
         assert len(np.unique(check(parts, tmp_path / "model"))) > 1
 
 
-def test_a_run_is_exported_from_its_newest_checkpoint(tmp_path: Path) -> None:
+def test_a_run_is_exported_from_its_newest_checkpoint_or_from_its_best_network(tmp_path: Path) -> None:
     folder, model = tmp_path / "run", tmp_path / "model"
     overrides = ["Learner.xla=False", "PPO.normalize_observations=True"]
     flags = ["--hparams=ppo_cartpole", "--train_steps=1100", "--eval_episodes=1", "--test_episodes=1"]
@@ -78,6 +79,11 @@ def test_a_run_is_exported_from_its_newest_checkpoint(tmp_path: Path) -> None:
     with parts_of("ppo_cartpole", "inline_without_xla", tmp_path / "replay", *overrides[1:]) as (_, parts):
         parts.checkpoint().read(str(unit / "learner")).expect_partial()
         check(parts, model)
+        # Its only evaluation was that of the newest.
+        shutil.rmtree(folder / "checkpoints")
+        ended = run("binaries.export", f"--output_dir={folder}", f"--to={tmp_path / 'best'}", "--best")
+        assert ended.code == 0, ended.stderr
+        check(parts, tmp_path / "best")
 
 
 def test_what_cannot_be_exported_is_one_sentence(tmp_path: Path) -> None:

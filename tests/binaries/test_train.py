@@ -274,7 +274,7 @@ def test_tensorboard_shows_the_configuration(finished: tuple[Path, Ended]) -> No
     assert "Learner.xla = True" in text
 
 
-def test_the_last_checkpoint_is_of_the_last_step_and_keeps_the_score_of_its_evaluation(
+def test_the_last_checkpoint_is_of_the_last_step_and_the_best_network_is_kept_with_its_score(
     finished: tuple[Path, Ended],
 ) -> None:
     folder, _ = finished
@@ -282,8 +282,15 @@ def test_the_last_checkpoint_is_of_the_last_step_and_keeps_the_score_of_its_eval
     unit = newest(folder)
     assert unit is not None
     assert unit.step == evaluation["env_steps"]
-    assert unit.score == evaluation["mean_return"]
     assert unit.state["env_steps"] == unit.step
+    best = Checkpoints(folder / "best", 1, pytest.fail).latest()
+    assert best is not None
+    assert best.state == {"score": evaluation["mean_return"]}
+    same = [tf.train.load_checkpoint(str(one.path / "learner")) for one in (unit, best)]
+    names = [name for name in same[0].get_variable_to_shape_map() if name.startswith("online/")]
+    assert names
+    for name in names:
+        np.testing.assert_array_equal(same[0].get_tensor(name), same[1].get_tensor(name))
 
 
 def test_as_many_checkpoints_are_kept_as_was_said(finished: tuple[Path, Ended]) -> None:
@@ -364,7 +371,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_signal_stops_and_saves(
     assert whole is not None
     assert whole.step > before
     assert whole.state["env_steps"] == whole.step
-    assert replay_keys(whole) >= replay_keys(Unit(sound, before, {}, None))
+    assert replay_keys(whole) >= replay_keys(Unit(sound, before, {}))
 
 
 # Its environments fail.
@@ -439,11 +446,11 @@ def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> 
         check_goes_on(step, before, train.text)
 
     step, before = steps_of(newest(folder)), results(folder)
-    ended = run("binaries.train", *command(folder, step + 300, *settings))
+    ended = run("binaries.train", *command(folder, step + 800, *settings))
     assert (ended.code, ended.stderr) == (0, ""), told
     check_goes_on(step, before, ended.stdout)
     assert results(folder)[-1]["kind"] == "test"
-    assert results(folder)[-1]["env_steps"] in ends(step + 300)
+    assert results(folder)[-1]["env_steps"] in ends(step + 800)
     assert steps_of(newest(folder)) == results(folder)[-1]["env_steps"]
     for writer, tag in [("train", "learner/loss"), ("eval", "episode_return")]:
         points = [step for step, _ in curve(folder, tag, writer)]
@@ -456,8 +463,8 @@ def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    # The evaluation at 100 steps writes a checkpoint, the first update comes after 200.
-    settings = ("Experiment.eval_period=100", "Experiment.checkpoint_period=1000.0", "Learner.xla=False")
+    # There are checkpoints before the first update, which comes after 200 steps.
+    settings = ("Experiment.checkpoint_period=0.05", "Learner.xla=False")
     ended = run("binaries.train", *command(folder, STEPS, "DQN.learning_rate=1e30", *settings))
     assert ended.code == 1
     sentence = re.fullmatch(
@@ -468,7 +475,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_checkpo
     assert sentence, ended.stderr
     unit = newest(folder)
     assert unit is not None
-    assert 100 <= unit.step < int(sentence[2])
+    assert 0 < unit.step < int(sentence[2])
     values = learner_values(unit)
     assert values["updates/.ATTRIBUTES/VARIABLE_VALUE"] == 0
     weights = [value for name, value in values.items() if name.startswith("online/")]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import random
 import subprocess
@@ -28,8 +27,8 @@ class Folder:
         self.warnings: list[str] = []
         self.checkpoints = Checkpoints(path, kept, self.warnings.append)
 
-    def save(self, step: int, score: float | None = None, text: str = "") -> Unit:
-        return self.checkpoints.save(step, lambda folder: write(folder, text or str(step)), {"updates": step}, score)
+    def save(self, step: int, text: str = "") -> Unit:
+        return self.checkpoints.save(step, lambda folder: write(folder, text or str(step)), {"updates": step})
 
     def steps(self) -> list[int]:
         """The steps of the whole units on the disk; fails where anything else is there."""
@@ -55,42 +54,28 @@ def folder(tmp_path: Path) -> Folder:
 
 def test_an_empty_folder_has_no_unit(folder: Folder) -> None:
     assert folder.checkpoints.latest() is None
-    assert folder.checkpoints.best_score() == -math.inf
     assert folder.warnings == []
 
 
 def test_the_latest_unit_is_what_was_saved(folder: Folder) -> None:
     folder.save(9)
-    saved = folder.checkpoints.save(10, lambda path: write(path, "x"), {"lists": [1, 2], "float": 0.1}, score=1.5)
+    saved = folder.checkpoints.save(10, lambda path: write(path, "x"), {"lists": [1, 2], "float": 0.1})
     unit = Folder(folder.path).checkpoints.latest()
     assert unit == saved
     assert unit is not None
-    assert (unit.step, unit.state, unit.score) == (10, {"lists": [1, 2], "float": 0.1}, 1.5)
+    assert (unit.step, unit.state) == (10, {"lists": [1, 2], "float": 0.1})
     assert (unit.path / "replay" / "items").read_text() == "x" * 1000
 
 
-@pytest.mark.parametrize(
-    ("kept", "scores", "steps"),
-    [
-        (3, [None] * 6, [4, 5, 6]),
-        (1, [None] * 3, [3]),
-        (2, [None, 5.0, None, 4.0, None], [2, 4, 5]),
-        (2, [1.0, 2.0, 3.0, 4.0], [3, 4]),
-        (1, [4.0, 3.0, None], [1, 3]),
-        (1, [-4.0, -3.0, None, None], [2, 4]),
-        (2, [1.0, 1.0, 1.0, 1.0], [1, 3, 4]),
-    ],
-)
-def test_the_newest_few_and_the_best_are_kept(
-    tmp_path: Path, kept: int, scores: list[float | None], steps: list[int]
-) -> None:
+@pytest.mark.parametrize(("kept", "count", "steps"), [(3, 6, [4, 5, 6]), (1, 3, [3]), (3, 2, [1, 2])])
+def test_the_newest_few_are_kept(tmp_path: Path, kept: int, count: int, steps: list[int]) -> None:
     folder = Folder(tmp_path, kept)
-    for step, score in enumerate(scores, start=1):
-        folder.save(step, score)
+    assert folder.checkpoints.newest() is None
+    for step in range(1, count + 1):
+        unit = folder.save(step)
+        assert folder.checkpoints.newest() == unit.path
     assert folder.steps() == steps
-    best = max((score for score in scores if score is not None), default=-math.inf)
-    assert folder.checkpoints.best_score() == best
-    assert folder.latest_step() == len(scores)
+    assert folder.latest_step() == count
 
 
 def test_steps_are_ordered_as_numbers(folder: Folder) -> None:
@@ -99,19 +84,23 @@ def test_steps_are_ordered_as_numbers(folder: Folder) -> None:
     assert folder.steps() == [99, 100, 1_000_000]
 
 
-def test_saving_a_step_again_gives_the_newer_contents_and_keeps_the_best(tmp_path: Path) -> None:
+def test_saving_a_step_again_gives_the_newer_contents(tmp_path: Path) -> None:
     folder = Folder(tmp_path, kept=1)
     folder.save(1)
-    folder.save(2, score=7.0, text="best")
-    for text in ("again", "and again"):
-        folder.save(2, text=text)
+    for text in ("first", "again", "and again", "and again and again"):
+        folder.save(2, text)
         unit = folder.checkpoints.latest()
         assert unit is not None
         assert (unit.step, (unit.path / "learner").read_text()) == (2, text)
-    assert folder.checkpoints.best_score() == 7.0
     folder.save(3)
-    assert folder.steps() == [2, 3]
-    assert folder.checkpoints.best_score() == 7.0
+    assert folder.steps() == [3]
+    kept = Folder(tmp_path / "kept", kept=3)
+    for text in map(str, range(12)):
+        kept.save(2, text)
+        unit = kept.checkpoints.latest()
+        assert unit is not None
+        assert (unit.path / "learner").read_text() == text
+    assert kept.steps() == [2, 2, 2]
 
 
 INTERRUPTIONS = [
@@ -225,13 +214,12 @@ def test_a_damaged_manifest_is_noticed(folder: Folder, damage: Callable[[Path], 
 
 
 def test_a_flipped_bit_in_any_byte_of_a_manifest_is_noticed(folder: Folder) -> None:
-    units = [folder.save(step, score=float(step)) for step in (1, 2, 3)]
+    units = [folder.save(step) for step in (1, 2, 3)]
     manifest = units[-1].path / MANIFEST
     whole = manifest.read_bytes()
     for at in range(len(whole)):
         flip(manifest, at, bit=at % 8)
         fallback(folder, units[-1].path)
-        folder.checkpoints.best_score()
         manifest.write_bytes(whole)
     assert folder.latest_step() == 3
 
@@ -241,7 +229,6 @@ def test_a_manifest_of_another_kind_is_noticed(folder: Folder, value: Any) -> No
     units = [folder.save(step) for step in (1, 2, 3)]
     (units[-1].path / MANIFEST).write_text(json.dumps(value))
     fallback(folder, units[-1].path)
-    assert folder.checkpoints.best_score() == -math.inf
 
 
 def test_several_damaged_units_give_a_warning_each(folder: Folder) -> None:
@@ -258,7 +245,7 @@ def test_several_damaged_units_give_a_warning_each(folder: Folder) -> None:
 def test_a_run_that_fell_back_keeps_what_it_saves_before_the_damaged_step(tmp_path: Path, kept: int) -> None:
     folder = Folder(tmp_path, kept)
     folder.save(10)
-    flip(folder.save(30, score=5.0).path / "learner")
+    flip(folder.save(30).path / "learner")
     folder.save(20)
     assert folder.latest_step() == 20
 
@@ -301,7 +288,7 @@ unit = checkpoints.latest()
 step = 0 if unit is None else unit.step
 while True:
     step += 1
-    checkpoints.save(step, write(step), {}, score=float(-step % 5))
+    checkpoints.save(step, write(step), {})
     print(step, flush=True)
 """
 
@@ -330,7 +317,7 @@ import itertools, os, shutil, signal
 
 step = int(sys.argv[2])
 for number in (1, 2, 3):
-    checkpoints.save(number, write(number), {}, score=9.0 if number == 1 else None)
+    checkpoints.save(number, write(number), {})
 for kill_at in itertools.count(1):
     folder = Path(f"{sys.argv[1]}-{kill_at}")
     shutil.copytree(sys.argv[1], folder)
@@ -364,9 +351,7 @@ def test_killed_at_every_single_call_to_the_file_system_it_leaves_a_whole_unit(t
     assert steps == sorted(steps)
     assert {3} <= set(steps) <= {3, step}
     assert steps[-1] == step
-    assert all(folder.checkpoints.best_score() == 9.0 for folder in folders)
     assert not any(folder.warnings for folder in folders)
     for folder in folders:  # and the next save finds its way
         folder.checkpoints.save(5, lambda path: write(path, "5"), {})
         assert folder.latest_step() == 5
-        assert 1 in folder.steps()

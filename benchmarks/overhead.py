@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 
@@ -21,21 +23,55 @@ OFF = ";".join(
     f"Experiment.{name}={NEVER}" for name in ("log_period", "distribution_period", "eval_period", "checkpoint_period")
 )
 
-flags.DEFINE_integer("rounds", 3, "how often each is measured, in turn", lower_bound=1)
+POLL_S = 0.02
+
+flags.DEFINE_integer("rounds", 2, "how often each is measured on either core", lower_bound=1)
 
 
-def seconds(hparams: str, steps: int, on: bool) -> float:
-    """Of a whole training in a process of its own."""
+class Measured(NamedTuple):
+    """One of two trainings that run at the same time, each on a core of its own."""
+
+    process: subprocess.Popen[bytes]
+    begin: float
+    """seconds, of `time.perf_counter`"""
+
+
+def start(hparams: str, steps: int, on: bool, core: int, folder: str) -> Measured:
+    """Starts a whole training in a process of its own."""
+    program = [sys.executable, "-m", "binaries.train", f"--hparams={hparams}", f"--train_steps={steps}"]
+    program += [f"--output_dir={Path(folder) / str(on)}", "--test_episodes=1", "--quiet"]
+    program += [] if on else [f"--hparam_override={OFF}"]
+    begin = time.perf_counter()
+    return Measured(
+        subprocess.Popen(
+            program,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        ),
+        begin,
+    )
+
+
+def seconds(hparams: str, steps: int, cores: tuple[int, int]) -> dict[bool, float]:
+    """Of the training with them (True) and of that without, which run side by side."""
+    taken: dict[bool, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        program = [sys.executable, "-m", "binaries.train", f"--hparams={hparams}", f"--train_steps={steps}"]
-        program += [f"--output_dir={Path(folder) / 'run'}", "--test_episodes=1", "--quiet"]
-        begin = time.perf_counter()
-        ended = subprocess.run(
-            [*program, *([] if on else [f"--hparam_override={OFF}"])], cwd=ROOT, stdout=subprocess.DEVNULL
-        )
-        if ended.returncode:
-            raise RunError(f"The training of {hparams} failed; its own message stands above.")
-        return time.perf_counter() - begin
+        running = {on: start(hparams, steps, on, core, folder) for on, core in zip((True, False), cores, strict=True)}
+        try:
+            while len(taken) < len(running):
+                time.sleep(POLL_S)
+                for on, one in running.items():
+                    code = one.process.poll()
+                    if code:
+                        raise RunError(f"The training of {hparams} failed; its own message stands above.")
+                    if code == 0 and on not in taken:
+                        taken[on] = time.perf_counter() - one.begin
+        finally:
+            for one in running.values():
+                one.process.kill()
+                one.process.wait()
+    return taken
 
 
 def main(argv: list[str]) -> int:
@@ -43,13 +79,14 @@ def main(argv: list[str]) -> int:
         flags.FLAGS(argv)
     except flags.Error as error:
         raise UserError(f"{str(error).splitlines()[0]}.") from error
-    print(f"{'hparams':<16} {'with them':>16} {'without':>16} {'cost':>8}   median of {flags.FLAGS.rounds} rounds")
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    print(f"{'hparams':<16} {'with them':>16} {'without':>16} {'cost':>8}   median of {2 * flags.FLAGS.rounds} runs")
     for hparams, (short, long) in WORK.items():
         rates: dict[bool, list[float]] = {True: [], False: []}
-        for _ in range(flags.FLAGS.rounds):
-            for on in (True, False):
-                taken = seconds(hparams, long, on) - seconds(hparams, short, on)
-                rates[on].append((long - short) / taken)
+        for cores in [(first, second), (second, first)] * flags.FLAGS.rounds:
+            begun, ended = seconds(hparams, short, cores), seconds(hparams, long, cores)
+            for on in rates:
+                rates[on].append((long - short) / (ended[on] - begun[on]))
         costs = [1 - on / off for on, off in zip(rates[True], rates[False], strict=True)]
         on, off = (statistics.median(rates[which]) for which in (True, False))
         print(f"{hparams:<16} {on:>10,.0f} steps/s {off:>8,.0f} steps/s {statistics.median(costs):>8.1%}", flush=True)

@@ -18,7 +18,7 @@ from agents.reward_augmentation.registry import REWARD_AUGMENTATIONS
 from agents.tf_config import learners
 from pipeline.checks import check_positive
 from pipeline.dataset import Draw
-from pipeline.types import Batch, Nest, RunError, Step
+from pipeline.types import Batch, Nest, RunError, Step, UserError
 from servers.memory.memory import Memory
 
 TPU_DEVICE = Path("/dev/accel0")
@@ -497,15 +497,21 @@ def make_strategy(sys: str, tpu: str = "") -> tf.distribute.Strategy:
     """The strategy that --sys asks for; to be made before anything else runs in TensorFlow.
 
     'local': this process and the others that TF_CONFIG names, on one device or all GPUs of each; their memory is taken
-    as it is needed. 'tpu': the TPU named `tpu`, through tf-agents' resolver; this branch has not been run on a TPU.
-    'gcp': a Google Cloud machine's own TPU, or as 'local'. Raises UserError where TF_CONFIG is not understood.
+    as it is needed. 'tpu': the TPU named `tpu`; this branch has not been run on a TPU.
+    'gcp': a Google Cloud machine's own TPU, or as 'local'. Raises UserError where the TPU cannot be
+    reached, or TF_CONFIG is not understood.
     """
     if sys == "gcp":
         sys, tpu = ("tpu", "local") if TPU_DEVICE.exists() else ("local", "")
     if sys == "tpu":
-        from tf_agents.train.utils import strategy_utils
-
-        return strategy_utils.get_strategy(tpu=tpu, use_gpu=False)
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu)
+            tf.config.experimental_connect_to_cluster(resolver)
+            tf.tpu.experimental.initialize_tpu_system(resolver)
+        except (tf.errors.OpError, OSError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"--sys=tpu: the TPU {tpu!r} cannot be reached from here: {reason}.") from error
+        return tf.distribute.TPUStrategy(resolver)
     # Those of the machine that were not hidden from this process.
     gpus = tf.config.get_visible_devices("GPU")
     for gpu in gpus:

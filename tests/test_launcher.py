@@ -18,7 +18,7 @@ Checkout = Callable[..., subprocess.CompletedProcess[str]]
 PROGRAM = '"""{summary}"""\n\nif __name__ == "__main__":\n    pass\n'
 TELL = '#!/usr/bin/env bash\nprintf \'%s\\n\' "{name}" "PYTHONPATH=${{PYTHONPATH-}}" "$PWD" "$@" >>"{log}"\n'
 """a stand-in that tells how it was called"""
-EXTRAS = ("atari", "box2d", "mujoco")
+EXTRAS = ("atari", "box2d", "gpu", "mujoco")
 
 
 def call(script: Path, *arguments: str, path: Path | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, call
 
 import numpy as np
 import pytest
@@ -117,12 +120,22 @@ def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
 def test_a_google_cloud_machine_learns_on_its_own_tpu_if_it_has_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr("tf_agents.train.utils.strategy_utils.get_strategy", lambda **which: asked.append(which))
     monkeypatch.setattr(agents.learner, "TPU_DEVICE", tmp_path / "accel0")
     assert make_strategy("gcp") is tf.distribute.get_strategy()
-    assert asked == []
     (tmp_path / "accel0").touch()
-    make_strategy("gcp")
-    make_strategy("tpu", "encore")
-    assert [which["tpu"] for which in asked] == ["local", "encore"]
+    tpu = MagicMock()
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", tpu.resolver)
+    monkeypatch.setattr(tf.config, "experimental_connect_to_cluster", tpu.connect)
+    monkeypatch.setattr(tf.tpu.experimental, "initialize_tpu_system", tpu.initialize)
+    monkeypatch.setattr(tf.distribute, "TPUStrategy", tpu.strategy)
+    for kind, name, of in (("gcp", "", "local"), ("tpu", "encore", "encore")):
+        tpu.reset_mock()
+        assert make_strategy(kind, name) is tpu.strategy.return_value
+        at = tpu.resolver.return_value
+        assert tpu.mock_calls == [call.resolver(of), call.connect(at), call.initialize(at), call.strategy(at)]
+
+
+def test_a_tpu_that_is_not_there_is_a_sentence() -> None:
+    program = "from agents.learner import make_strategy; make_strategy('tpu', 'local')"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert "UserError: --sys=tpu: the TPU 'local' cannot be reached from here: TPUs not found" in ended.stderr

@@ -21,14 +21,14 @@ def run(arguments: list[str]) -> dict[str, Any]:
     flags.FLAGS.unparse_flags()
     # One process serves all commands: the first must not take it out of the machine's network for good.
     sys.argv = ["binaries/train.py", "--private_network=False", *arguments]
-    code: object = None
+    code: Any = None
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         # The program itself moves file descriptor 2 and replaces sys.stderr.
         streams, kept = (sys.stdout, sys.stderr), (os.dup(1), os.dup(2))
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
         try:
-            flags.main(train.main)
+            code = flags.answer(train.main)
         except SystemExit as end:
             code = end.code
         except Exception:

@@ -149,7 +149,7 @@ def test_a_stopped_run_leaves_nothing_behind_but_what_it_saved(tmp_path: Path) -
         wait_for(tmp_path / "run" / "progress.json", train)
         train.process.send_signal(signal.SIGTERM)
         train.read_rest()
-        assert train.process.wait() == 0
+        assert train.process.wait() == 0, train.text
     assert "Stopped and saved; the same command goes on from here." in train.text
     assert not processes_of(tmp_path)
     assert list((tmp_path / "run" / "checkpoints").glob("step-*/manifest.json"))

@@ -21,6 +21,7 @@ from reverb.cc import schema_pb2
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from binaries.network import OPEN, PRIVATE
+from binaries.run_folder import NATIVE_LOG
 from servers.checkpoint import Checkpoints, Unit
 from tests.binaries.conftest import Once
 from tests.binaries.programs import Ended, contents, on_screen, run, running
@@ -355,7 +356,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_signal_stops_and_saves(
         train.read_until(lambda text: re.search(PROGRESS, text.rpartition("\n")[2]))
         train.process.send_signal(signal.SIGTERM)
         train.read_rest()
-        assert train.process.wait() == 0
+        assert train.process.wait() == 0, train.text + (folder / NATIVE_LOG).read_text()
     lines = on_screen(train.text)
     warning = (
         f"Checkpoint {damaged} is damaged (replay/chunks.tfrecord is not what was written):"

@@ -103,6 +103,7 @@ def steps(folder: Path, copy: int) -> int:
     return int((read_progress(folder / f"run_{copy}") or {"env_steps": 0})["env_steps"])
 
 
+@pytest.mark.slow
 def test_a_stop_saves_every_copy_and_the_same_command_goes_on(tmp_path: Path) -> None:
     folder = tmp_path
     with running("binaries.train", *flags(folder, 10**9)) as train:
@@ -121,6 +122,7 @@ def test_a_stop_saves_every_copy_and_the_same_command_goes_on(tmp_path: Path) ->
         assert results(folder / f"run_{i}")[-1]["env_steps"] > saved[i]
 
 
+@pytest.mark.slow
 def test_copies_do_not_outlive_the_program_that_started_them(tmp_path: Path) -> None:
     folder = tmp_path
     with running("binaries.train", *flags(folder, 10**9)) as train:

@@ -27,6 +27,7 @@ def flags(folder: Path, seed: int) -> list[str]:
     return ["--hparams=ppo_cartpole", *settings, "--eval_episodes=2", "--test_episodes=2", f"--output_dir={folder}"]
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_to_the_last_bit_though_one_is_killed(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     ended = programs.run("binaries.train", *flags(whole, seed=3))
@@ -67,7 +68,7 @@ def test_the_seeds_loop_repeats_too(name: str, tmp_path: Path) -> None:
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
     found = []
     for seed in (0, 1):
-        with parts_of("ppo_cartpole", "inline", tmp_path / str(seed), f"Experiment.seed={seed}") as (_, parts):
+        with parts_of("ppo_cartpole", "inline_without_xla", tmp_path / str(seed), f"Experiment.seed={seed}") as (_, parts):
             learn(parts, calls=1)
             found.append(weights(parts)["policy"][0])
     assert np.any(found[0] != found[1])

@@ -378,6 +378,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_signal_stops_and_saves(
 # Its environments fail.
 
 
+@pytest.mark.slow
 def test_a_run_outlives_environments_that_fail(tmp_path: Path) -> None:
     settings = ("Experiment.crash_rate=0.1", "Experiment.step_timeout=0.5", "Learner.xla=False")
     flags = ["--env=tests.pipeline.envs.flaky:FlakyCartPole-v0", *command(tmp_path, STEPS, *settings)]
@@ -436,7 +437,7 @@ def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> 
         counts = [(line["env_steps"], line["kind"]) for line in lines]
         assert counts == sorted(set(counts)), told
 
-    for _ in range(3):
+    for _ in range(2):
         step, before = steps_of(newest(folder)), results(folder)
         count = random.randint(0, 4)
         with running("binaries.train", *command(folder, 10**6, *settings)) as train:

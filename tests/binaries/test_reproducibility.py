@@ -68,7 +68,8 @@ def test_the_seeds_loop_repeats_too(name: str, tmp_path: Path) -> None:
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
     found = []
     for seed in (0, 1):
-        with parts_of("ppo_cartpole", "inline_without_xla", tmp_path / str(seed), f"Experiment.seed={seed}") as (_, parts):
+        setting = f"Experiment.seed={seed}"
+        with parts_of("ppo_cartpole", "inline_without_xla", tmp_path / str(seed), setting) as (_, parts):
             learn(parts, calls=1)
             found.append(weights(parts)["policy"][0])
     assert np.any(found[0] != found[1])

@@ -7,6 +7,7 @@ import json
 import signal
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -195,13 +196,14 @@ def test_a_replay_server_says_how_it_is_and_refuses_other_experiments(tmp_path: 
 
 def test_who_finds_nobody_says_so_and_ends(tmp_path: Path) -> None:
     alone = ["--hparam_override=Experiment.startup_timeout=6", f"--replay=localhost:{free_ports(1)[0]}"]
-    for program, name in (("actor", "Actor 0"), ("learner", "The learner")):
-        more = [] if program == "actor" else [f"--output_dir={tmp_path / program}"]
-        ended = run(f"binaries.{program}", *flags(*alone, *more))
-        assert (ended.code, len(ended.stderr.splitlines())) == (1, 1)
-        assert f"{name} waits for the replay server localhost:" in ended.stderr
-        assert "which does not answer: nothing moved for " in ended.stderr
-        assert "which does not answer; this has lasted for " in ended.stdout
+    more = {"actor": [], "learner": [f"--output_dir={tmp_path}"]}
+    with ThreadPoolExecutor() as both:
+        ends = both.map(lambda program: run(f"binaries.{program}", *flags(*alone, *more[program])), more)
+        for ended, name in zip(ends, ("Actor 0", "The learner"), strict=True):
+            assert (ended.code, len(ended.stderr.splitlines())) == (1, 1)
+            assert f"{name} waits for the replay server localhost:" in ended.stderr
+            assert "which does not answer: nothing moved for " in ended.stderr
+            assert "which does not answer; this has lasted for " in ended.stdout
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,6 @@ POLL_S = 0.02
 """between two questions to the servers while the learner waits for them"""
 COUNT_S = 0.5
 """between two of them while it does not, and between two readings of the actors' reports"""
-STOOD_STILL_S = 20.0
-"""between two turns, which otherwise take a draw's time at most: the process, or its machine, was stopped"""
 NAME = "learner"
 """in the list of faults"""
 WAIT, STOP, FINISHED_ALL = 0, -1, -2
@@ -98,7 +96,7 @@ class Loop:
         # Who is asked to stop goes on until all learners know.
         self._waiting = Waiting(self._experiment.startup_timeout, self._progress.warn)
         self._counted = self._read = self._told = 0.0
-        self._turned = self._saved = time.monotonic()
+        self._saved = time.monotonic()
         self._metrics: dict[str, float] = {}
         self._call_seconds = 0.0
         self._next_log = self._next(self._experiment.log_period)
@@ -162,7 +160,7 @@ class Loop:
             if shards.unpublished():
                 self._publish()
         self._watch(now)
-        with self._watchdog.during("waits for the other learners"):
+        with self._watchdog.during("waits for the other learners", "another learner"):
             said = self._learner.agree(self._say())
         if said == STOP:
             raise Stopped
@@ -203,8 +201,8 @@ class Loop:
         self._call_seconds = time.monotonic() - begun
         self._shards.draw(self._drawn)
         if not self._metrics:
-            # The first call compiles.
-            self._turned = time.monotonic()
+            # The first call compiles, which is nobody's fault.
+            self._watchdog.faults()
         self._metrics = metrics or self._metrics
         self._waiting.over()
         self._waiting.limit_s = self._experiment.stall_timeout
@@ -265,8 +263,8 @@ class Loop:
         if self._summaries is None:
             return
         steps, experiment = self._tally.env_steps, self._experiment
-        if now - self._turned > STOOD_STILL_S:
-            self._folder.note_fault(NAME, "stood still")
+        for fault in self._watchdog.faults():
+            self._folder.note_fault(NAME, fault)
         for actor in self._tally.fell_silent():
             self._folder.note_fault(f"actor_{actor}", "fell silent")
         if steps >= self._next_log and self._metrics:
@@ -286,7 +284,6 @@ class Loop:
                 self._flush()
         if self._progress.due():
             self._progress.show(steps, self._learner.updates, self._tally.mean_return)
-        self._turned = time.monotonic()
 
     def _log(self) -> None:
         assert self._summaries is not None

@@ -26,6 +26,8 @@ POLL_S = 0.2
 STOPPED = 143
 """the exit status of who was asked to stop before the training was done: whoever keeps it running starts it again"""
 WATCH_S = 1.0
+STOOD_STILL_S = 10.0
+"""between two looks of a watchdog: the process, or its machine, was stopped"""
 
 
 def addresses() -> list[str]:
@@ -43,39 +45,55 @@ def addresses() -> list[str]:
 
 
 class Watchdog:
-    """Speaks up, and at last ends the process, where a call does not come back: some of Reverb's know no timeout."""
+    """Speaks up, and at last ends the process, where a call does not come back: some of Reverb's know no timeout.
+
+    Time in which the process itself stood still, because somebody stopped it or its machine, is no call's fault.
+    """
 
     def __init__(self, name: str, limit_s: float):
         """`name`: of the process, as it begins a sentence."""
         self._name = name
         self._limit_s = limit_s
-        self._call: tuple[float, str] | None = None
+        self._call: tuple[float, str, str] | None = None
+        self._faults: list[str] = []
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
     @contextlib.contextmanager
-    def during(self, doing: str) -> Iterator[None]:
-        """Surrounds a call that may hang; `doing` goes on the sentence that `name` begins."""
-        self._call = time.monotonic(), doing
+    def during(self, doing: str, who: str = "a replay server") -> Iterator[None]:
+        """Surrounds a call that may hang; `doing` goes on the sentence that `name` begins. `who` has to answer it."""
+        self._call = time.monotonic(), doing, who
         try:
             yield
         finally:
             self._call = None
 
+    def faults(self) -> list[str]:
+        """What was seen since the last call: 'stood still', 'waited for a replay server'."""
+        seen, self._faults = self._faults, []
+        return seen
+
     def _watch(self) -> None:
-        told = None
+        told, awake = None, time.monotonic()
+        ticked = awake
         while True:
             time.sleep(WATCH_S)
+            before, ticked = ticked, time.monotonic()
+            if ticked - before > STOOD_STILL_S:
+                awake = ticked
+                self._faults.append("stood still")
             call = self._call
             if call is None:
                 continue
-            seconds = time.monotonic() - call[0]
+            begun, doing, who = call
+            seconds = ticked - max(begun, awake)
             if seconds > self._limit_s:
-                print(f"{self._name} {call[1]}, without an answer for {seconds:.0f} s: it ends.", file=sys.stderr)
+                print(f"{self._name} {doing}, without an answer for {seconds:.0f} s: it ends.", file=sys.stderr)
                 sys.stderr.flush()
                 os._exit(1)
             if seconds > TOLD_AFTER_S and told != call:
                 told = call
-                print(f"{self._name} {call[1]}, for {seconds:.0f} s now.", flush=True)
+                self._faults.append(f"waited for {who}")
+                print(f"{self._name} {doing}, for {seconds:.0f} s now.", flush=True)
 
 
 def clients(

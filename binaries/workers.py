@@ -28,7 +28,7 @@ LONGEST_BACKOFF_S = 30.0
 SOON_S = 60.0
 """a process that lives for longer has recovered"""
 FAILURES = 6
-"""of one process, each soon after the other: then the run ends"""
+"""of one process, each soon after its start, while the run comes no further: then it ends"""
 USER_ERROR = 2
 """the exit status of a program that was given something which starting it again does not mend"""
 
@@ -51,14 +51,16 @@ class Kept:
         self.faults = 0
         self._output = output
         self._failures = 0
+        self._furthest = 0
+        """that the run ever was when this process died"""
         self._start_at = 0.0
         self._started = time.monotonic()
         self.process: Process | None = Process(part.module, part.flags, output)
 
-    def look(self) -> str | None:
+    def look(self, progress: int) -> str | None:
         """Notes whether it ended, and starts it again when it is time; returns how it died, where it just did.
 
-        Raises RunError where there is no use in another try.
+        `progress`: how far the run is. Raises RunError where there is no use in another try.
         """
         now = time.monotonic()
         if self.done:
@@ -76,9 +78,15 @@ class Kept:
             return None
         said = self.process.last_line()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}: {said}"
-        self._failures = self._failures + 1 if now - self._started < SOON_S else 1
+        recovered = now - self._started >= SOON_S or progress > self._furthest
+        self._furthest = max(self._furthest, progress)
+        self._failures = 1 if recovered else self._failures + 1
         if code == USER_ERROR or self._failures >= FAILURES:
-            again = "" if code == USER_ERROR else f", {self._failures} times soon after its start"
+            again = (
+                ""
+                if code == USER_ERROR
+                else f", {self._failures} times soon after its start, and the run came no further"
+            )
             raise RunError(f"{self.part.name} {how}{again} (all of it: {self._output}).")
         self.faults += 1
         self.process = None
@@ -144,8 +152,9 @@ class Workers:
                 self._kept[part.name] = Kept(part, self.folder / "logs" / f"{part.name}.log")
             while not stop() and not (self._done(self._learner) and self._done(self._evaluator)):
                 time.sleep(POLL_S)
+                progress = self._progress()
                 for kept in self._kept.values():
-                    how = kept.look()
+                    how = kept.look(progress)
                     if how is not None:
                         status.warn(f"{kept.part.name} {how}; it is started again.")
                         self._run_folder.note_fault(kept.part.name, how)
@@ -159,6 +168,10 @@ class Workers:
             self._end([self._learner])
             self._end(self._servers)
         return not stop()
+
+    def _progress(self) -> int:
+        now = read_progress(self.folder)
+        return 0 if now is None else now["env_steps"] + now["updates"]
 
     def _done(self, part: Part) -> bool:
         return self._kept[part.name].done

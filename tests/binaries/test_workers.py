@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,13 +25,13 @@ def kept(folder: Path, program: str) -> Kept:
     return Kept(Part("actor_0", "stand_in", []), folder / "actor_0.log")
 
 
-def looks(one: Kept) -> list[str]:
-    """Looks until the process is done; how it died each time."""
-    died = []
+def looks(one: Kept, progress: Callable[[int], int] = lambda deaths: 0) -> list[str]:
+    """Looks until the process is done; how it died each time. `progress`: of the run, after so many deaths."""
+    died: list[str] = []
     give_up = time.monotonic() + 60.0
     while not one.done:
         assert time.monotonic() < give_up, died
-        how = one.look()
+        how = one.look(progress(len(died)))
         died += [how] if how else []
         time.sleep(0.02)
     return died
@@ -60,16 +61,27 @@ def test_one_that_was_given_what_it_cannot_use_ends_the_run_at_once(tmp_path: Pa
 
 def test_one_that_dies_again_and_again_ends_the_run(tmp_path: Path) -> None:
     one = kept(tmp_path, "import sys; sys.exit('no use')")
-    with pytest.raises(RunError, match=f"status 1: no use, {FAILURES} times soon after its start"):
+    with pytest.raises(RunError, match=f"status 1: no use, {FAILURES} times soon after its start, and the run"):
         looks(one)
 
 
-def test_one_that_recovers_may_die_as_often_as_it_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(binaries.workers, "SOON_S", 0.0)
+def test_what_goes_back_to_where_it_was_is_no_progress(tmp_path: Path) -> None:
+    one = kept(tmp_path, "import sys; sys.exit('at the same step')")
+    with pytest.raises(RunError, match=f"{FAILURES} times soon after its start"):
+        looks(one, lambda deaths: 100 - 10 * (deaths % 2))
+
+
+@pytest.mark.parametrize("recovers", ["it lives", "the run goes on"])
+def test_one_that_recovers_may_die_as_often_as_it_likes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recovers: str
+) -> None:
+    if recovers == "it lives":
+        monkeypatch.setattr(binaries.workers, "SOON_S", 0.0)
     program = f"""
 import pathlib, sys
 lives = pathlib.Path({str(tmp_path / "lives")!r})
 lives.write_text(lives.read_text() + "x" if lives.exists() else "x")
 sys.exit(len(lives.read_text()) <= {FAILURES + 2})
 """
-    assert len(looks(kept(tmp_path, program))) == FAILURES + 2
+    progress = lambda deaths: 10 * deaths if recovers == "the run goes on" else 0  # noqa: E731
+    assert len(looks(kept(tmp_path, program), progress)) == FAILURES + 2

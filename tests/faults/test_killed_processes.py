@@ -147,7 +147,7 @@ def test_ten_minutes_of_random_kills(tmp_path: Path) -> None:
                 # Until it is gone the next turn may find it once more.
                 victim.wait(STARTUP_S)
             time.sleep(choice.uniform(0.0, 2 * PAUSE_S))
-        assert train.process.poll() is None, f"seed {seed}: {train.text}"
+        assert train.process.poll() is None, f"seed {seed}: {train.read_rest() or train.text}"
         goes_on(folder, f"ten minutes of kills (seed {seed})")
         steps = progress(folder)["env_steps"]
         train.process.send_signal(signal.SIGTERM)

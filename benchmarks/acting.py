@@ -21,8 +21,8 @@ from binaries.experiment import Plan
 from pipeline.types import RunError
 
 ENDLESS = "Experiment.train_steps = 1_000_000_000"
-UNLIMITED = ("DQN.replay_size = 1_000_000", "DQN.min_replay_size = 1_000_000")
-"""nothing may be sampled yet, so the limiter holds nobody back"""
+UNLIMITED = ("DQN.min_replay_size = 1_000_000_000",)
+"""steps: nothing may be sampled yet, so the limiter holds nobody back"""
 WORKS = {"ppo_cartpole": (ENDLESS,), **dict.fromkeys(("dqn_cartpole_uniform", "dqn_cartpole"), (ENDLESS, *UNLIMITED))}
 FOREVER = 1_000_000_000
 START_S = 120.0

@@ -89,6 +89,13 @@ def megabytes(train: Process) -> dict[str, float]:
     return found
 
 
+def stand_back(train: Process) -> None:
+    """Lets the actors, who take what cores there are, wait for everybody else: else an insert is timed in their queue."""
+    for process in psutil.Process(train.pid).children():
+        if "binaries.actor" in process.cmdline():
+            process.nice(19)
+
+
 def main(argv: list[str]) -> int:
     flags.FLAGS(argv)
     seconds, window = 60 * flags.FLAGS.minutes, 60 * flags.FLAGS.window
@@ -122,6 +129,7 @@ def main(argv: list[str]) -> int:
                     if info is not None and info.current_size == info.max_size and not full:
                         full = time.monotonic()
                         probe = Probe(words, client)
+                        stand_back(train)
                     if full and time.monotonic() - full > SETTLE_S:
                         begin = time.monotonic()
                     elif not full and time.monotonic() > deadline:
@@ -134,7 +142,8 @@ def main(argv: list[str]) -> int:
                 if time.monotonic() - said > 60.0:
                     said = time.monotonic()
                     sizes = " ".join(f"{name} {size:,.0f}" for name, size in memory[-1][1].items())
-                    print(f"{now / 60:5.1f} min, insert {1000 * latency[-1][1]:.2f} ms, MiB: {sizes}", flush=True)
+                    insert = 1000 * statistics.median(taken for at, taken in latency if at > now - 60.0)
+                    print(f"{now / 60:5.1f} min, insert {insert:.2f} ms, MiB: {sizes}", flush=True)
             inserted = fleet.inserted(client)
         finally:
             stop_all([train])

@@ -90,7 +90,7 @@ def megabytes(train: Process) -> dict[str, float]:
 
 
 def stand_back(train: Process) -> None:
-    """Lets the actors, who take what cores there are, wait for everybody else: else an insert is timed in their queue."""
+    """Lets the actors, who take what cores there are, wait for everybody else: else an insert waits for theirs."""
     for process in psutil.Process(train.pid).children():
         if "binaries.actor" in process.cmdline():
             process.nice(19)

@@ -154,10 +154,13 @@ def learn(parts: Parts, calls: int) -> None:
 
 
 def every_way() -> list[Any]:
-    """(name, mode); without XLA the seed's loop runs too, so its inline twins can wait."""
-    slow = lambda name, mode: mode == "inline_without_xla" and name not in ("dqn_cartpole", "ppo_cartpole")  # noqa: E731
+    """(name, mode); what an algorithm's first hyper-parameters show in the other modes too, its others show slowly."""
+    algo = {name: settings.read(name, [], {})["Experiment.algo"].value for name in RUNNABLE}
+    first = {algo[name]: name for name in reversed(RUNNABLE)}
+    # Without XLA the seed's loop runs too.
+    quick = lambda name, mode: mode == "inline" or (mode == "seeds_loop" and first[algo[name]] == name)  # noqa: E731
     return [
-        pytest.param(name, mode, marks=[pytest.mark.slow] if slow(name, mode) else [])
+        pytest.param(name, mode, marks=[] if quick(name, mode) or name == "dqn_cartpole" else [pytest.mark.slow])
         for name in RUNNABLE
         for mode in MODES
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import warnings
@@ -198,7 +199,8 @@ def main(program: Callable[[list[str]], int]) -> NoReturn:
     code = answer(program)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
     # Threads of TensorFlow and Reverb still run. Leaving in the usual way takes C++'s global objects away from under
     # them, which now and then ends a process that has done all its work with SIGABRT.
     os._exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
-from agents.tf_config import VARIABLE
+from agents.tf_config import VARIABLE, learners
 from binaries import console, flags, serving, settings
 from binaries.experiment import Plan
 from binaries.run_folder import NATIVE_LOG, RunFolder, as_text
@@ -264,7 +265,9 @@ class Loop:
             return
         steps, experiment = self._tally.env_steps, self._experiment
         for fault in self._watchdog.faults():
-            self._folder.note_fault(NAME, fault)
+            # Before it learns it has to wait, for itself too.
+            if self._metrics:
+                self._folder.note_fault(NAME, fault)
         for actor in self._tally.fell_silent():
             self._folder.note_fault(f"actor_{actor}", "fell silent")
         if steps >= self._next_log and self._metrics:
@@ -368,7 +371,8 @@ def main(argv: list[str]) -> int:
     tf.config.threading.set_intra_op_parallelism_threads(experiment.threads)
     settings.apply(command.settings)
     watchdog = serving.Watchdog("The learner", experiment.startup_timeout)
-    with watchdog.during(f"waits for the other learners that {VARIABLE} names"):
+    together = watchdog.during(f"waits for the other learners that {VARIABLE} names", "another learner")
+    with together if learners() > 1 else contextlib.nullcontext():
         plan = Plan(command.flags["sys"], command.flags["tpu"])
         learner = plan.learner()
         learner.run_id = learner.agree(random.SystemRandom().randrange(1, 2**31) if learner.is_chief else ANYTHING)

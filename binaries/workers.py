@@ -51,6 +51,9 @@ class Kept:
         self.faults = 0
         self._output = output
         self._failures = 0
+        """one soon after the other's restart: what it waits for before the next"""
+        self._in_vain = 0
+        """of these, while the run came no further"""
         self._furthest = 0
         """that the run ever was when this process died"""
         self._start_at = 0.0
@@ -78,16 +81,14 @@ class Kept:
             return None
         said = self.process.last_line()
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}: {said}"
-        recovered = now - self._started >= SOON_S or progress > self._furthest
+        soon, further = now - self._started < SOON_S, progress > self._furthest
         self._furthest = max(self._furthest, progress)
-        self._failures = 1 if recovered else self._failures + 1
-        if code == USER_ERROR or self._failures >= FAILURES:
-            again = (
-                ""
-                if code == USER_ERROR
-                else f", {self._failures} times soon after its start, and the run came no further"
-            )
-            raise RunError(f"{self.part.name} {how}{again} (all of it: {self._output}).")
+        self._failures = self._failures + 1 if soon else 1
+        self._in_vain = self._in_vain + 1 if soon and not further else 1
+        if code != USER_ERROR and self._in_vain >= FAILURES:
+            how += f", {self._in_vain} times soon after its start, and the run came no further"
+        if code == USER_ERROR or self._in_vain >= FAILURES:
+            raise RunError(f"{self.part.name} {how} (all of it: {self._output}).")
         self.faults += 1
         self.process = None
         self._start_at = now + min(BACKOFF_S * 2 ** (self._failures - 1), LONGEST_BACKOFF_S)

@@ -86,7 +86,9 @@ class Checkpoints:
         return sorted(path.parent for path in self._folder.glob(f"step-*/{MANIFEST}"))
 
     def _prune(self, newest: Path) -> None:
-        keep = {newest, *self._folders()[-self._kept :]}
+        # The newest may be of fewer steps than others: what was saved before a run went back to an older unit.
+        others = [path for path in self._folders() if path != newest]
+        keep = {newest, *others[max(0, len(others) + 1 - self._kept) :]}
         for path in self._folder.glob("step-*"):
             if path not in keep:
                 self._remove(path)

@@ -85,3 +85,15 @@ sys.exit(len(lives.read_text()) <= {FAILURES + 2})
 """
     progress = lambda deaths: 10 * deaths if recovers == "the run goes on" else 0  # noqa: E731
     assert len(looks(kept(tmp_path, program), progress)) == FAILURES + 2
+
+
+def test_one_that_dies_soon_waits_longer_each_time_though_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binaries.workers, "BACKOFF_S", 0.5)
+    one, waits = kept(tmp_path, "import sys; sys.exit('again')"), []
+    while len(waits) < 3:
+        if one.look(progress=10 + len(waits)) is not None:
+            waits.append(one._start_at - time.monotonic())
+        time.sleep(0.02)
+    assert waits == pytest.approx([0.5, 1.0, 2.0], abs=0.2)

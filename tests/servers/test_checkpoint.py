@@ -241,6 +241,14 @@ def test_several_damaged_units_give_a_warning_each(folder: Folder) -> None:
     assert folder.latest_step() is None
 
 
+def test_where_one_is_kept_it_is_the_one_that_was_saved_last(tmp_path: Path) -> None:
+    # The best network of a run that was killed, and found a better one before it was as far again.
+    folder = Folder(tmp_path, kept=1)
+    for step in (5_000, 3_000):
+        folder.save(step)
+    assert folder.steps() == [3_000]
+
+
 @pytest.mark.parametrize("kept", [1, 3])
 def test_a_run_that_fell_back_keeps_what_it_saves_before_the_damaged_step(tmp_path: Path, kept: int) -> None:
     folder = Folder(tmp_path, kept)

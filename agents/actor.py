@@ -64,6 +64,8 @@ class Policy:
         self._function = tf.function(act, autograph=False).get_concrete_function(
             batched, tf.TensorSpec([3], tf.int32), core
         )
+        zero: Any = tf.constant(0)
+        self._tensor, self._device = type(zero), zero.device
         self._captured = list(self._function.captured_inputs)
         self._dtypes = [output.dtype for output in self._function.outputs]
         self._results, _ = self._function.structured_outputs
@@ -77,11 +79,15 @@ class Policy:
         self.calls += 1
         if self._recurrent and first.any():
             choose = lambda new, old: tf.where(first.reshape(-1, *[1] * (old.shape.rank - 1)), new, old)  # noqa: E731
-            self._core = tree.map_structure(choose, self._initial, self._core)
+            self._core = tree.map_structure(_lean, tree.map_structure(choose, self._initial, self._core))
         clock = np.array([self._seed, self.calls, env_steps], np.int32)
-        inputs = [*tree.flatten(observation), clock, *tree.flatten(self._core), *self._captured]
+        arrays = [*tree.flatten(observation), clock]
+        # What `tf.constant` comes to, and six times as fast.
+        tensors = [_lean(self._tensor(array, self._device, None)) for array in arrays]
+        inputs = [*tensors, *tree.flatten(self._core), *self._captured]
         # The function's own call spends four fifths of its time on gradients that nobody asks for.
         outputs: Any = tf.raw_ops.StatefulPartitionedCall(args=inputs, Tout=self._dtypes, f=self._function)
+        outputs = [_lean(output) for output in outputs]
         if self._recurrent:
             self._core = tree.unflatten_as(self._core, outputs[self._count :])
         results: Any = tree.unflatten_as(self._results, [output.numpy() for output in outputs[: self._count]])
@@ -249,6 +255,12 @@ class Actor:
             extras={**self._extras, **self._stamps()},
         )
         self._writer.append(step, priority)
+
+
+def _lean(tensor: tf.Tensor) -> tf.Tensor:
+    """Frees a tensor's attributes now: TensorFlow 2.15 under Python 3.11 never does, 48 bytes of each tensor's."""
+    del tensor.__dict__
+    return tensor
 
 
 def _same(one: Nest, other: Nest) -> bool:

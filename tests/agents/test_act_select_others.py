@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from typing import Any, cast
 
 import dm_env.specs as specs
@@ -209,6 +211,21 @@ def test_exactly_the_lanes_whose_episode_begins_start_with_a_fresh_core() -> Non
         np.testing.assert_array_equal(action, expected)
         np.testing.assert_allclose(extras["sum"], total, rtol=1e-5, atol=1e-6)
         expected, total = expected + 1, total + observation
+
+
+def test_acting_for_long_takes_no_more_memory() -> None:
+    policy, first = counting(), np.zeros(LANES, bool)
+
+    def call(times: int) -> int:
+        for number in range(times):
+            first[0] = number % 10 == 0
+            policy(np.zeros((LANES, 1), np.float32), first, 0)
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    call(100)
+    before = call(100)
+    assert call(1000) - before < 500
 
 
 class Nowhere:

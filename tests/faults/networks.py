@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 TIMEOUT_S = 30
 DEVICE = "cable"
 ENTER = ("nsenter", "--preserve-credentials", "--user", "--net")
@@ -60,11 +62,15 @@ class Host:
 
     @contextlib.contextmanager
     def running(self, *command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-        """A command while it runs; it does not outlive the `with`."""
+        """A command while it runs; neither it nor what it started outlives the `with`."""
         process = subprocess.Popen([*self.inside, *command], text=True, **options)
         try:
             yield process
         finally:
+            # What it started is asked to end where it is killed, but `unshare`, for one, does not listen.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
             process.kill()
             process.wait()
 

@@ -23,7 +23,8 @@ for word in "$@"; do
     --checkpoint_dir=*) name=${{word##*/}} ;;
   esac
 done
-printf '%s\\0' "$@" $'\\n' >>"{folder}/calls"
+# In one piece, which a line's end would not be: others write there too.
+printf '%s\\0' "$@" end >>"{folder}/calls"
 [ "$name" != train ] || exit 0
 asked() {{
   echo "$name" >>"{folder}/asked"
@@ -114,5 +115,5 @@ class Checkout:
 
     def calls(self) -> list[list[str]]:
         """The words after ./run of each call."""
-        lines = (self.folder / "calls").read_text().split("\n\0")
-        return [line.split("\0")[:-1] for line in lines if line]
+        calls = (self.folder / "calls").read_text().split("\0end\0")
+        return [call.split("\0") for call in calls if call]

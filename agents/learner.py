@@ -18,6 +18,8 @@ from agents.reward_augmentation.registry import REWARD_AUGMENTATIONS
 from agents.tf_config import learners
 from pipeline.checks import check_positive
 from pipeline.dataset import Draw
+from pipeline.frames import history
+from pipeline.rows import restack
 from pipeline.types import Batch, Nest, RunError, Step, UserError
 from servers.memory.memory import Memory
 
@@ -94,6 +96,7 @@ class Learner:
         """of one draw"""
         self._updates_per_step = updates_per_step
         self._algo = algo
+        self._observation_spec = observation_spec
         self._memory = memory
         self._strategy = strategy
         self._train_steps = train_steps
@@ -350,7 +353,7 @@ class Learner:
         batch = strategy.run(self._prepare, args=(steps, correction, tf.constant(0), progress, env_steps))
         examples = self._local(batch.weight)[0].shape[0]
         size = data.batch_size // self._replicas or examples
-        stale = strategy.run(self._stale_rows, args=(steps.extras[RUN_ID], steps.extras[WEIGHTS], run_id))
+        stale = strategy.run(self._stale_rows, args=(steps, run_id))
         fresh = tf.equal(strategy.reduce(tf.distribute.ReduceOp.SUM, stale, axis=None), 0)
         turns = tf.where(fresh, data.epochs * (examples // size), 0)
         order = strategy.run(self._order, args=(examples, data.epochs, size))
@@ -368,8 +371,10 @@ class Learner:
         updates = tf.cast(turns, tf.float32)
         return tf.concat([tf.math.divide_no_nan(total, updates), [updates]], axis=0)
 
-    def _stale_rows(self, run_id: tf.Tensor, updates: tf.Tensor, own_run_id: tf.Tensor) -> tf.Tensor:
+    def _stale_rows(self, steps: Step, own_run_id: tf.Tensor) -> tf.Tensor:
         """[] i32: rows of a rollout that weights of another life, or too old ones, acted in; on one replica."""
+        past = history(self._observation_spec)
+        run_id, updates = (steps.extras[name][:, :, past:] for name in (RUN_ID, WEIGHTS))
         done, calls = (tf.cast(counter, tf.float32) for counter in (self._updates, self._rollouts // self._replicas))
         # Every call makes as many updates: lag / (done / calls) is the lag in rollouts.
         old = (done - tf.cast(updates, tf.float32)) * calls > self._max_policy_lag * done
@@ -380,7 +385,8 @@ class Learner:
     ) -> Batch:
         """The examples of batch `index` of the draw, on one replica."""
         context = tf.distribute.get_replica_context()
-        windows: Any = tree.map_structure(lambda leaf: leaf[index], steps)
+        rows: Any = tree.map_structure(lambda leaf: leaf[index], steps)
+        windows = restack(rows, self._observation_spec)
         weight = self._memory.weight(correction[index], progress)
         weights = context.all_gather(weight, axis=0) if self._replicas > 1 else weight
         batch = Batch(self._augment(windows), weight / tf.reduce_max(weights), self._seeds())

@@ -22,7 +22,9 @@ def record(
     updates: int,
     returns: np.ndarray,
 ) -> None:
-    """Adds the `returns` [episodes] of one evaluation to TensorBoard and to results.jsonl; `kind`: 'eval' or 'test'.
+    """Adds the `returns` [episodes] of one evaluation to TensorBoard and to results.jsonl.
+
+    `kind`: 'eval' or 'test', and '/training_levels' after it where a world holds levels out and these are the others.
 
     Raises OSError where the disk takes nothing; the next call then writes this one too.
     """
@@ -36,5 +38,10 @@ def record(
         std_return=float(returns.std()),
         episodes=len(returns),
         policy=experiment.eval_policy,
-        seed=experiment.eval_seed if kind == "eval" else experiment.test_seed,
+        seed=experiment.eval_seed if kind.startswith("eval") else experiment.test_seed,
     )
+
+
+def of_what(kind: str) -> str:
+    """What a person is told of an evaluation's `kind`, after its figures."""
+    return " of the levels trained on" if kind.endswith("/training_levels") else ""

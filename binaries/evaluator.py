@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from absl import flags as absl_flags
 
 from binaries import console, flags, report, serving, settings
-from binaries.evaluation import record
+from binaries.evaluation import of_what, record
 from binaries.experiment import Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder, as_text
 from binaries.signals import Stop
@@ -103,8 +103,8 @@ class Loop:
         self._watchdog = watchdog
         self._status = console.Status(quiet)
         self._weights = weights
-        self._evaluator = plan.evaluator(params, experiment.eval_episodes, experiment.eval_seed, seen=False)
-        self._tester = plan.evaluator(params, experiment.test_episodes, experiment.test_seed, seen=True)
+        self._evaluators = plan.evaluators(params, "eval")
+        self._testers = plan.evaluators(params, "test")
         self._summaries = Summaries(folder.path, 2**31, ["eval"])
         self._next = experiment.eval_period
         self._evaluated: int | None = None
@@ -141,28 +141,31 @@ class Loop:
 
     def _evaluate(self) -> None:
         steps = self._env_steps
-        returns = self._evaluator.run(steps)
         self._evaluated = steps
         self._next = (steps // self._experiment.eval_period + 1) * self._experiment.eval_period
-        self._record("eval", returns)
-        self._status.say(
-            f"evaluation at {steps:,} steps: {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)} episodes"
-        )
+        for kind, evaluator in self._evaluators.items():
+            returns = evaluator.run(steps)
+            self._record(kind, returns)
+            self._status.say(
+                f"evaluation at {steps:,} steps: {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)}"
+                f" episodes{of_what(kind)}"
+            )
 
     def _test(self) -> None:
         steps = self._env_steps
-        returns = self._tester.run(steps)
-        self._record("test", returns)
+        for kind, tester in self._testers.items():
+            returns = tester.run(steps)
+            self._record(kind, returns)
+            self._status.warn(
+                f"{self._experiment.environment} after {steps:,} steps: {returns.mean():.1f} +- {returns.std():.1f}"
+                f" over {len(returns)} {self._experiment.eval_policy} episodes{of_what(kind)}"
+            )
         if self._videos is not None:
             for video in {(v.part, v.env_steps): v for v in reversed(self._videos.finished)}.values():
                 gif = self._videos.gif(video)
                 if gif:
                     self._summaries.gif("eval", steps, f"video/{video.part}", gif)
         self._flush()
-        self._status.warn(
-            f"{self._experiment.environment} after {steps:,} steps: {returns.mean():.1f} +- {returns.std():.1f} over"
-            f" {len(returns)} {self._experiment.eval_policy} episodes"
-        )
 
     def _record(self, kind: str, returns) -> None:
         version = self._weights.version

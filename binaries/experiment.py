@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agents.evaluator import Evaluator
     from agents.learner import Learner
     from pipeline.dataset import Shares
+    from pipeline.envs.block import Block
     from pipeline.envs.crashes import Crashes
     from pipeline.envs.environment import Environment
     from pipeline.envs.lanes import Lanes
@@ -48,8 +49,12 @@ class Experiment:
     """a name that pipeline/envs/make.py knows"""
     algo: str = ""
     """a name of agents/algos"""
+    wrappers: tuple[str, ...] = ()
+    """names of pipeline/envs/wrappers around each environment, the innermost first"""
     lanes: int = 8
     """environments stepped together"""
+    env_processes: int = 0
+    """processes that the lanes are spread over, for environments whose step is costly; 0: they are in this one"""
     train_steps: int = 50_000
     """of the whole training, which ends before a step of all lanes would go past them"""
     seed: int = 0
@@ -94,8 +99,11 @@ class Experiment:
     """that share one TensorFlow operation: small networks lose more by handing work over than they win"""
 
     def __post_init__(self) -> None:
-        numbers = {k: v for k, v in dataclasses.asdict(self).items() if type(v) in (int, float) and k != "seed"}
-        check_positive("Experiment", **numbers)
+        numbers = {k: v for k, v in dataclasses.asdict(self).items() if type(v) in (int, float)}
+        may_be_zero = ("seed", "env_processes")
+        check_positive("Experiment", **{k: v for k, v in numbers.items() if k not in may_be_zero})
+        if self.env_processes < 0:
+            raise UserError(f"Experiment.env_processes is {self.env_processes}: it must not be negative.")
         if not 0 <= self.seed < 2**31:
             raise UserError(f"Experiment.seed is {self.seed}: it must lie in [0, {2**31}).")
         if self.eval_policy not in ("greedy", "sampled"):
@@ -123,8 +131,8 @@ class Parts:
     server: reverb.Server
     client: reverb.Client
     agent: Agent
-    evaluator: Evaluator
-    tester: Evaluator
+    evaluators: dict[str, Evaluator]
+    testers: dict[str, Evaluator]
 
     def checkpoint(self) -> tf.train.Checkpoint:
         """The learner's state."""
@@ -168,7 +176,7 @@ class Plan:
         self._window = window
         self.crashes = Crashes(experiment.crash_rate, experiment.step_timeout)
         if videos is not None or window:
-            check_pictures(self._maker("human" if window else "rgb_array"), window)
+            check_pictures(self._maker(True, "human" if window else "rgb_array"), window)
         self.environment = self._training_environment()
         self.algo.check(self.environment.observation_spec, self.environment.action_spec)
         self.rows = make_rows(self.algo, self.environment.observation_spec, self.environment.action_spec)
@@ -176,38 +184,60 @@ class Plan:
         self.replay_bytes = tables.budget(self.data, self.memory, self.rows, self.lanes)
         tables.check_budget(self.replay_bytes)
 
-    def _maker(self, render_mode: str | None = None) -> Callable[[], Environment]:
+    def _maker(self, training: bool, render_mode: str | None = None) -> Callable[[], Environment]:
         from pipeline.envs.make import make
 
-        return functools.partial(make, self.experiment.environment, render_mode)
+        experiment = self.experiment
+        return functools.partial(make, experiment.environment, render_mode, training, experiment.wrappers)
 
-    def _seen(self, part: str, lane: int, lanes: int, period: int) -> Callable[[], Environment]:
-        """The maker of an environment that is recorded or shown, where the run asks for it."""
+    def _block(self, lanes: int, training: bool) -> Block:
+        """Lanes that nobody looks at."""
+        from pipeline.envs.make import make_block
+
+        experiment = self.experiment
+        return make_block(
+            experiment.environment,
+            lanes,
+            training,
+            experiment.wrappers,
+            experiment.env_processes if training else 0,
+            experiment.step_timeout,
+        )
+
+    def _seen(self, part: str, lane: int, lanes: int, period: int, training: bool) -> Callable[[], Environment]:
+        """The maker of an environment that is recorded or shown."""
         from pipeline.envs.recorder import Recorder
 
-        if self._videos is not None:
-            return functools.partial(Recorder, self._maker("rgb_array"), self._videos, part, lane, lanes, period)
-        return self._maker("human" if self._window else None)
+        if self._videos is None:
+            return self._maker(training, "human")
+        maker = self._maker(training, "rgb_array")
+        return functools.partial(Recorder, maker, self._videos, part, lane, lanes, period)
 
     def _training_environment(self) -> Lanes | Environment:
+        from pipeline.envs.block import InProcess
         from pipeline.envs.lanes import Lanes
 
         if self.single:
-            return self._maker()()
-        first = self._seen("train", 0, 1, self.experiment.record_period)
-        return Lanes([first, *[self._maker()] * (self.lanes - 1)], self.data.whole_episodes, self.crashes)
+            return self._maker(True)()
+        if self._videos is None and not self._window:
+            block = self._block(self.lanes, True)
+        else:
+            first = self._seen("train", 0, 1, self.experiment.record_period, True)
+            block = InProcess([first, *[self._maker(True)] * (self.lanes - 1)])
+        return Lanes(block, self.data.whole_episodes, self.crashes)
 
-    def _evaluation_lanes(self, episodes: int, seen: bool) -> Lanes:
+    def _evaluation_lanes(self, episodes: int, seen: bool, training_levels: bool) -> Lanes:
+        from pipeline.envs.block import InProcess
         from pipeline.envs.lanes import Lanes
 
-        makers = [self._maker()] * min(episodes, EVALUATION_LANES)
-        if seen and self._window:
-            makers = [self._seen("test", 0, 1, 1)]
-        elif seen and self._videos is not None:
+        if not seen or (self._videos is None and not self._window):
+            block = self._block(min(episodes, EVALUATION_LANES), training_levels)
+        else:
             # So that no round is left with lanes that have no episode of their own to play.
-            count = max(n for n in range(1, RECORDED_LANES + 1) if episodes % n == 0)
-            makers = [self._seen("test", lane, count, 1) for lane in range(count)]
-        return Lanes(makers, together=True, crashes=self.crashes)
+            most = 1 if self._videos is None else RECORDED_LANES
+            count = max(n for n in range(1, most + 1) if episodes % n == 0)
+            block = InProcess([self._seen("test", lane, count, 1, training_levels) for lane in range(count)])
+        return Lanes(block, together=True, crashes=self.crashes)
 
     @property
     def windows(self) -> int:
@@ -324,12 +354,25 @@ class Plan:
         policy = Policy(self.algo, params, self.environment.observation_spec, lanes, seed, training=True, places=places)
         return Actor(policy, writer, self.environment.action_spec, lanes, data)
 
-    def evaluator(self, params: Params, episodes: int, seed: int, seen: bool) -> Evaluator:
-        """An evaluator of its own environments, which are recorded or shown if they are to be `seen`."""
-        from agents.evaluator import Evaluator
+    def evaluators(self, params: Params, kind: str) -> dict[str, Evaluator]:
+        """By the name of its results, what plays the episodes of `kind`, 'eval' or 'test', in environments of its own.
 
-        lanes = self._evaluation_lanes(episodes, seen)
-        return Evaluator(self.algo, params, lanes, episodes, seed, self.experiment.eval_policy == "greedy")
+        Those of the test are recorded or shown if the run asks for it. A world that holds levels out from training has
+        a second evaluation, of the levels that are trained on.
+        """
+        from agents.evaluator import Evaluator
+        from pipeline.envs.make import has_held_out
+
+        experiment, test = self.experiment, kind == "test"
+        episodes = experiment.test_episodes if test else experiment.eval_episodes
+        seed = experiment.test_seed if test else experiment.eval_seed
+
+        def evaluator(training_levels: bool) -> Evaluator:
+            lanes = self._evaluation_lanes(episodes, test and not training_levels, training_levels)
+            return Evaluator(self.algo, params, lanes, episodes, seed, experiment.eval_policy == "greedy")
+
+        made = {kind: evaluator(False)}
+        return {**made, f"{kind}/training_levels": evaluator(True)} if has_held_out(experiment.environment) else made
 
     def build(self, scratch: Path, port: int | None = None, replay: Path | None = None) -> Parts:
         """Starts the Reverb server (with the contents of `replay`) and puts the parts together.
@@ -359,6 +402,6 @@ class Plan:
             server,
             client,
             Agent(self.algo, actor, learner, None if self.single else self.lanes),
-            evaluator=self.evaluator(learner.params, experiment.eval_episodes, experiment.eval_seed, seen=False),
-            tester=self.evaluator(learner.params, experiment.test_episodes, experiment.test_seed, seen=True),
+            evaluators=self.evaluators(learner.params, "eval"),
+            testers=self.evaluators(learner.params, "test"),
         )

@@ -23,6 +23,7 @@ from pipeline.types import UserError
 
 PACKAGES = (
     "pipeline.envs",
+    "pipeline.envs.wrappers",
     "servers.memory",
     "agents",
     "agents.models",

@@ -14,7 +14,7 @@ import tree
 
 from agents.tf_config import check_alone
 from binaries import console, copies, flags, network, report, settings, workers
-from binaries.evaluation import record
+from binaries.evaluation import of_what, record
 from binaries.experiment import Parts, Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder
 from binaries.signals import Stop
@@ -152,14 +152,15 @@ class Run:
 
     def test(self) -> None:
         """The evaluation at the end."""
-        returns = self._parts.tester.run(self._steps)
-        self._report("test", returns)
+        for kind, tester in self._parts.testers.items():
+            returns = tester.run(self._steps)
+            self._report(kind, returns)
+            self._progress.warn(
+                f"{self._experiment.environment} after {self._steps:,} steps:"
+                f" {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)}"
+                f" {self._experiment.eval_policy} episodes{of_what(kind)}"
+            )
         self._show_videos()
-        self._progress.warn(
-            f"{self._experiment.environment} after {self._steps:,} steps:"
-            f" {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)}"
-            f" {self._experiment.eval_policy} episodes"
-        )
         self._flush()
         try:
             report.write([self._folder.path], self._folder.path)
@@ -173,14 +174,15 @@ class Run:
 
     def _evaluate(self) -> None:
         self._evaluated_steps = self._steps
-        returns = self._parts.evaluator.run(self._steps)
-        self._report("eval", returns)
-        self._progress.say(
-            f"evaluation at {self._steps:,} steps: {returns.mean():.1f} +- {returns.std():.1f}"
-            f" over {len(returns)} episodes"
-        )
-        if returns.mean() > self._best_score:
-            self._save_best(float(returns.mean()))
+        for kind, evaluator in self._parts.evaluators.items():
+            returns = evaluator.run(self._steps)
+            self._report(kind, returns)
+            self._progress.say(
+                f"evaluation at {self._steps:,} steps: {returns.mean():.1f} +- {returns.std():.1f}"
+                f" over {len(returns)} episodes{of_what(kind)}"
+            )
+            if kind == "eval" and returns.mean() > self._best_score:
+                self._save_best(float(returns.mean()))
 
     def _report(self, kind: str, returns: np.ndarray) -> None:
         updates = self._agent.learner.updates

@@ -55,6 +55,11 @@ class Registry:
         """
         self.check(name)
         self._check_takes(name, takes)
+        return gin.get_configurable(self.load(name))
+
+    def load(self, name: str) -> type:
+        """The class itself; raises UserError as `check`."""
+        self.check(name)
         if name not in self._imported:
             importlib.import_module(next(e.module for e in index.scan(self.package) if e.name == name))
-        return gin.get_configurable(self._imported[name])
+        return self._imported[name]

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tree
 
+from pipeline.frames import Frames, history
 from pipeline.types import Nest, Step
 
 PACKED = "packed"
@@ -30,10 +31,15 @@ class _Leaf(NamedTuple):
     column: str
     begin: int
     """where it starts in the packed column"""
+    stacked: bool
+    """a row holds the newest of several frames"""
 
 
 class Rows:
-    """Packs steps of numpy arrays into columns, and unpacks columns of tensors into steps."""
+    """Packs steps of numpy arrays into columns, and unpacks columns of tensors into steps.
+
+    Of a stack of frames (`pipeline.frames.Frames`) a row holds the newest; `restack` makes stacks of rows in a row.
+    """
 
     def __init__(self, observation_spec: Nest, action_spec: Nest, extras_spec: Nest):
         scalar = lambda dtype: specs.Array((), dtype)  # noqa: E731
@@ -46,9 +52,12 @@ class Rows:
             last=scalar(np.bool_),
             extras=extras_spec,
         )
+        self.history = history(observation_spec)
+        """rows before a window's first that its stacks of frames reach back to; they lie in its item, in front"""
         self._leaves: list[_Leaf] = []
         self._packed_size = 0
-        for path, spec in tree.flatten_with_path(self.spec):
+        for path, whole in tree.flatten_with_path(self.spec):
+            spec = whole.one if isinstance(whole, Frames) else whole
             if spec.dtype.itemsize > 4:
                 raise ValueError(f"{path} is {spec.dtype}: rows hold numbers of at most 32 bits.")
             size = math.prod(spec.shape)
@@ -56,9 +65,9 @@ class Rows:
                 raise ValueError(f"{path} is float16: rows hold fewer than {LARGE} such numbers as float32 only.")
             if size >= LARGE:
                 column = "/".join(map(str, path))
-                self._leaves.append(_Leaf(spec, size, column, 0))
+                self._leaves.append(_Leaf(spec, size, column, 0, isinstance(whole, Frames)))
             else:
-                self._leaves.append(_Leaf(spec, size, PACKED, self._packed_size))
+                self._leaves.append(_Leaf(spec, size, PACKED, self._packed_size, isinstance(whole, Frames)))
                 self._packed_size += size
         self._layout: dict[str, Any] = {
             name: (column.shape.as_list(), column.dtype.as_numpy_dtype) for name, column in self.columns().items()
@@ -78,7 +87,7 @@ class Rows:
 
     def stored_whole(self, window: int) -> bool:
         """Whether windows of so many rows are stored as they are; larger ones share their rows."""
-        return window * self.row_bytes() <= WHOLE
+        return (self.history + window) * self.row_bytes() <= WHOLE
 
     def pack(self, step: Step) -> dict[str, np.ndarray]:
         """The columns, [E, ...] each, of a step of arrays [E, ...]; arrays have their spec's dtype."""
@@ -94,6 +103,8 @@ class Rows:
         """The same, into given arrays [E, ...]."""
         packed = columns[PACKED]
         for leaf, value in zip(self._leaves, tree.flatten(step), strict=True):
+            if leaf.stacked:
+                value = value[:, -1]
             if leaf.column != PACKED:
                 columns[leaf.column][...] = value
                 continue
@@ -102,7 +113,10 @@ class Rows:
             part[...] = value.reshape(len(packed), leaf.size)
 
     def unpack(self, columns: Mapping[str, tf.Tensor]) -> Step:
-        """The step of tensors [..., *shape] of columns [..., *column shape], shapes static: the inverse of `pack`."""
+        """The step of tensors [..., *shape] of columns [..., *column shape], shapes static.
+
+        The inverse of `pack`, but that a stack of frames is its newest one: see `restack`.
+        """
         packed: Any = columns[PACKED]
         leaves = []
         for leaf in self._leaves:
@@ -115,3 +129,29 @@ class Rows:
             leaves.append(tf.bitcast(value, dtype) if dtype == tf.float32 else tf.cast(value, dtype))
         step: Any = tree.unflatten_as(self.spec, leaves)
         return step
+
+
+def restack(steps: Step, observation_spec: Nest) -> Step:
+    """Rows [B, H + T, ...] as they are stored -> the last T, [B, T, ...], with their stacks of frames.
+
+    H is the history that the stacks reach back to. Before an episode's first row its first frame is repeated.
+    """
+    past = history(observation_spec)
+    if not past:
+        return steps
+    rows = steps.first.shape[1]
+    index = tf.range(rows)[None]
+    now = index[:, past:, None]  # [1, T, 1]
+    begins = steps.first[:, None] & (index[:, None] <= now)  # [B, T, H + T]
+    begin = tf.reduce_max(tf.where(begins, index[:, None], 0), axis=2)  # [B, T], where each row's episode began
+
+    def stack(spec: specs.Array, leaf: tf.Tensor) -> tf.Tensor:
+        if not isinstance(spec, Frames):
+            return leaf[:, past:]
+        count = spec.shape[0]
+        back = [tf.maximum(index[:, past:] - age, begin) for age in reversed(range(count))]
+        return tf.gather(leaf, tf.stack(back, axis=-1), batch_dims=1)  # [B, T, count, ...]
+
+    observation = tree.map_structure_up_to(observation_spec, stack, observation_spec, steps.observation)
+    others: Any = tree.map_structure(lambda leaf: leaf[:, past:], steps._replace(observation=()))
+    return others._replace(observation=observation)

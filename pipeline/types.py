@@ -53,7 +53,7 @@ class Data(NamedTuple):
     memory: str
     """a name of servers/memory: it alone decides table class, sampling workers and samples in flight"""
     window: int
-    """rows an item holds: n_step + 1, or unroll + 1"""
+    """rows an item holds, without those that its first stacks of frames reach back to: n_step + 1, or unroll + 1"""
     batch_size: int
     """examples a gradient is computed on, over all replicas (see `Algo.prepare`); 0: all of a rollout's"""
     size: int

@@ -106,6 +106,8 @@ class Writer:
     With `blocks`, an item holds all lanes over the same time steps: {column: [window, E, ...]}. Else an item is one
     lane's window, {column: [window, ...]}, with a priority of its own, and none starts at a LAST row. Small windows are
     written whole, and large ones share the rows that they have in common.
+
+    In front of a window lie the rows that its first stacks of frames reach back to (`Rows.history`).
     """
 
     def __init__(
@@ -121,15 +123,17 @@ class Writer:
     ):
         """`clients`: of the replay servers that take turns. `waiting`: see `Streams`; without one it gives up soon."""
         self._rows = rows
-        self._window = window
+        self._history = rows.history
+        self._window = rows.history + window
         self._period = period
         self._blocks = blocks
         self._table = table
         self._whole = rows.stored_whole(window)
         self._count = 0
-        self._recent: deque[tuple[dict[str, np.ndarray], np.ndarray]] = deque(maxlen=window)
+        """rows, with a first history of repetitions"""
+        self._recent: deque[tuple[dict[str, np.ndarray], np.ndarray]] = deque(maxlen=self._window)
         """columns and `last` of the rows that a window may still begin at"""
-        kept = 1 if self._whole else window
+        kept = 1 if self._whole else self._window
         self._streams = Streams(clients, table, kept, waiting)
         self._names = list(rows.columns())
         lane_by_lane = not (blocks or self._whole)
@@ -144,12 +148,15 @@ class Writer:
 
         Raises StallError where no server answers for too long.
         """
-        self._append(self._rows.pack(step), step.last)
+        columns = self._rows.pack(step)
+        for _ in range(0 if self._count else self._history):
+            self._append(columns, step.last)
+        self._append(columns, step.last)
         if self._streams.next_row():
             self._repeat()
         if self._count < self._window or (self._count - self._window) % self._period:
             return
-        lanes = np.flatnonzero(~self._recent[0][1])
+        lanes = np.flatnonzero(~self._recent[self._history][1])
         if self._whole:
             self._write_whole(lanes, priority)
         else:
@@ -208,7 +215,10 @@ class Writer:
 
 
 class RolloutWriter:
-    """Collects rows of E lanes and writes them as one item, {column: [window, E, ...]}, each row once."""
+    """Collects rows of E lanes and writes them as one item, {column: [window, E, ...]}, each row once.
+
+    In front of them lie the rows that their first stacks of frames reach back to, of the rollout before.
+    """
 
     def __init__(
         self,
@@ -223,13 +233,19 @@ class RolloutWriter:
         self._table = table
         self._rows = rows
         self._streams = Streams(clients, table, 1, waiting)
-        self._columns = rows.empty((window, lanes))
+        self._history = rows.history
+        self._columns = rows.empty((rows.history + window, lanes))
         self._count = 0
+        """rows that are there, with their history"""
 
     def append(self, step: Step, priority: float = 1.0) -> None:
         """Keeps one row of arrays [E, ...]; a queue knows no priorities."""
         del priority
         self._rows.pack_into(step, {name: column[self._count] for name, column in self._columns.items()})
+        if not self._count:
+            for column in self._columns.values():
+                column[1 : self._history + 1] = column[0]
+            self._count = self._history
         self._count += 1
 
     def end(self) -> None:
@@ -239,9 +255,12 @@ class RolloutWriter:
         """
         for column in self._columns.values():
             column[self._count :] = column[self._count - 1]
-        self._count = 0
         writer = self._streams.writer
         writer.append(self._columns)
+        # The final row's state begins the next rollout.
+        for column in self._columns.values():
+            column[: self._history] = column[self._count - 1 - self._history : self._count - 1].copy()
+        self._count = self._history
         history: Any = writer.history
         writer.create_item(self._table, 1.0, {name: history[name][-1] for name in self._columns})
         if not self._streams.wait(0):

@@ -25,8 +25,8 @@ ITEM_BYTES = 1000
 
 
 def signature(rows: Rows, window: int, lanes: int | None) -> dict[str, tf.TensorSpec]:
-    """Columns of one item: [window, lanes, ...], or [window, ...] where an item is one lane's."""
-    leading = [window] if lanes is None else [window, lanes]
+    """Columns of one item of `window` rows and their history: [rows, lanes, ...], or [rows, ...] of one lane."""
+    leading = [rows.history + window] if lanes is None else [rows.history + window, lanes]
     return {name: tf.TensorSpec([*leading, *spec.shape], spec.dtype, name) for name, spec in rows.columns().items()}
 
 
@@ -36,7 +36,7 @@ def budget(data: Data, memory: Memory, rows: Rows, lanes: int) -> int:
     windows = items * lanes if memory.blocks else items
     # Large windows share their rows: `period` rows are kept for each of them.
     shared = not memory.on_policy and not rows.stored_whole(data.window)
-    kept = windows * (data.period if shared else data.window)
+    kept = windows * (data.period if shared else rows.history + data.window)
     return int(kept * rows.row_bytes() * OVERHEAD) + items * ITEM_BYTES
 
 

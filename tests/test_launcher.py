@@ -18,7 +18,8 @@ Checkout = Callable[..., subprocess.CompletedProcess[str]]
 PROGRAM = '"""{summary}"""\n\nif __name__ == "__main__":\n    pass\n'
 TELL = '#!/usr/bin/env bash\nprintf \'%s\\n\' "{name}" "PYTHONPATH=${{PYTHONPATH-}}" "$PWD" "$@" >>"{log}"\n'
 """a stand-in that tells how it was called"""
-EXTRAS = ("atari", "box2d", "gpu", "mujoco")
+WORLDS = ("atari", "box2d", "envpool", "mujoco", "procgen", "vizdoom")
+EXTRAS = ("atari", "box2d", "envpool", "gpu", "mujoco", "procgen", "vizdoom")
 
 
 def call(script: Path, *arguments: str, path: Path | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -139,8 +140,18 @@ def test_the_programs_code_is_that_of_run(checkout: Path) -> None:
 
 def test_tests_by_path_run_those_alone(checkout: Path) -> None:
     shutil.copy(checkout / "uv.lock", checkout / ".venv/encore-lock")
+    (checkout / ".venv/encore-extras").write_text("\n".join(WORLDS))
     call(checkout / "run", "test", "tests/binaries", "-x")
     assert told(checkout)[2:] == [str(checkout), "-m", "pytest", "tests/binaries", "-x"]
+
+
+def test_tests_install_the_worlds_that_they_miss(checkout: Path) -> None:
+    shutil.copy(checkout / "uv.lock", checkout / ".venv/encore-lock")
+    (checkout / ".venv/encore-extras").write_text("atari\nbox2d\n")
+    call(checkout / "run", "test", "tests/binaries")
+    lines = told(checkout)
+    assert [lines[0], lines[3]] == ["setup.sh", f"--with={','.join(WORLDS)}"]
+    assert lines[-2:] == ["pytest", "tests/binaries"]
 
 
 # ./setup.sh in a folder of its own, whose uv tells how it was called.

@@ -174,7 +174,8 @@ def _value(actor: Any, critic: Any, observation: Nest) -> tf.Tensor:
     if actor.continuous:
         return critic(observation, outputs)
     one_hot = [tf.zeros_like(outputs) + row for row in tf.unstack(tf.eye(actor.size))]
-    values = tf.stack([critic(observation, action) for action in one_hot], axis=-1)
+    encoded = critic.encode(observation)
+    values = tf.stack([critic.value(encoded, action) for action in one_hot], axis=-1)
     return tf.reduce_sum(tf.nn.softmax(outputs) * values, axis=-1)
 
 

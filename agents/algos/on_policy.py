@@ -18,6 +18,8 @@ from agents.models.registry import MODELS
 from pipeline.checks import check_fraction, check_positive
 from pipeline.types import Batch, Nest, Params, Step, UserError
 
+SHARED = "shared"
+"""the `value_model` that is no network of its own"""
 QUEUE = 16
 """rollouts that the queue holds; in one process there is one for each replica"""
 
@@ -53,13 +55,17 @@ class OnPolicy(Algo):
         normalize_advantages: bool,
         normalize_observations: bool,
         normalize_returns: bool,
+        value_weight: float,
     ):
-        """Without a `value_model` there is no baseline."""
+        """Without a `value_model` there is no baseline; where it is 'shared', the policy's network gives the values."""
         owner = type(self).__name__
         check_fraction(owner, gamma=gamma)
+        check_positive(owner, value_weight=value_weight)
         check_positive(owner, policy_learning_rate=policy_learning_rate, value_learning_rate=value_learning_rate)
         self._policy_model = MODELS.get(policy_model)
-        self._value_model = MODELS.get(value_model) if value_model else None
+        self._shared = value_model == SHARED
+        self._has_values = bool(value_model)
+        self._value_model = None if self._shared or not value_model else MODELS.get(value_model)
         self._advantage = ADVANTAGES.get(advantage)()
         self._grad_comp = GRADIENT_FUNCTIONS.get(grad_comp, takes="advantages")()
         self._gamma = gamma
@@ -72,12 +78,15 @@ class OnPolicy(Algo):
         self._normalize_advantages = normalize_advantages
         self._normalize_observations = normalize_observations
         self._normalize_returns = normalize_returns
+        self._value_weight = value_weight
 
     def check(self, observation_spec: Nest, action_spec: Nest) -> None:
         if self._normalize_observations and tree.is_nested(observation_spec):
             raise UserError(f"{type(self).__name__}.normalize_observations needs observations of one array.")
 
     def models(self, observation_spec: Nest, action_spec: Nest) -> dict[str, tf.keras.Model]:
+        if self._shared:
+            return {"policy": self._policy_model(action_spec, values=True)}
         made = {"policy": self._policy_model(action_spec)}
         return made if self._value_model is None else {**made, "value": self._value_model(1)}
 
@@ -116,7 +125,7 @@ class OnPolicy(Algo):
         if self._normalize_returns:
             steps = steps._replace(reward=steps.reward / params.moments["return"].deviation())
         value = tf.zeros_like(steps.reward)
-        if self._value_model is not None:
+        if self._has_values:
             rows = _merge(steps.observation)
             value = tf.reshape(self.value(params, rows), steps.reward.shape)
         advantage = self._advantage(steps, value, self._gamma)
@@ -138,16 +147,29 @@ class OnPolicy(Algo):
         return {name: tf.cast(rows[name], tf.float32) for name in params.moments}
 
     def distributions(self, params: Params, observation: Nest) -> dict[str, tf.Tensor]:
-        return {} if self._value_model is None else {"value": self.value(params, observation)}
+        return {"value": self.value(params, observation)} if self._has_values else {}
 
     def value(self, params: Params, observation: Nest) -> tf.Tensor:
         """The value function, [B, ...] -> [B] f32, in the unit that returns are learnt in."""
+        if self._shared:
+            return params.online["policy"](self._seen(params, observation))[:, -1]
         return params.online["value"](self._seen(params, observation))[:, 0]
 
-    def _policy(self, params: Params, steps: Step) -> tuple[tf.Tensor, tf.Tensor]:
-        """Log probabilities of the actions taken, and entropies; [B] f32 each."""
-        policy = params.online["policy"].distribution(self._seen(params, steps.observation))
-        return policy.log_prob(steps.action), policy.entropy()
+    def _policy_and_value(self, params: Params, steps: Step) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Log probabilities of the actions taken, entropies and values; [B] f32 each."""
+        seen = self._seen(params, steps.observation)
+        if self._shared:
+            policy, value = params.online["policy"].distribution_and_value(seen)
+        else:
+            policy = params.online["policy"].distribution(seen)
+            value = self.value(params, steps.observation) if self._has_values else tf.zeros_like(steps.reward)
+        return policy.log_prob(steps.action), policy.entropy(), value
+
+    def _losses(self, policy_loss: tf.Tensor, value_loss: tf.Tensor) -> dict[str, tf.Tensor]:
+        """By parameter group, of losses [B]."""
+        if self._shared:
+            return {"policy": policy_loss + self._value_weight * value_loss}
+        return {"policy": policy_loss, "value": value_loss} if self._has_values else {"policy": policy_loss}
 
     def _seen(self, params: Params, observation: Nest) -> Nest:
         """What the networks see of observations."""

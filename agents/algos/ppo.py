@@ -17,6 +17,7 @@ class PPO(OnPolicy):
 
     Policy and value function are networks of their own, each with its own gradient norm; the weight of the value error
     against the surrogate (c1 of eq. 9) is therefore a matter of learning rates alone, and Adam's is the same for both.
+    With the `value_model` 'shared' they are one network, as the paper has it for Atari, and `value_weight` is c1.
     Advantages are centred and scaled over the rollout, not over each minibatch.
     """
 
@@ -42,6 +43,7 @@ class PPO(OnPolicy):
         normalize_advantages: bool = True,
         normalize_observations: bool = False,
         normalize_returns: bool = False,
+        value_weight: float = 0.5,
     ):
         """`rollout_length`: steps of each lane; `batch_size`: transitions of a minibatch, over all replicas.
 
@@ -64,6 +66,7 @@ class PPO(OnPolicy):
             normalize_advantages=normalize_advantages,
             normalize_observations=normalize_observations,
             normalize_returns=normalize_returns,
+            value_weight=value_weight,
         )
         self._entropy_weight = entropy_weight
         self._value_clip = value_clip
@@ -76,11 +79,10 @@ class PPO(OnPolicy):
     def loss(self, params: Params, batch: Batch) -> Loss:
         steps, weight = batch.steps, batch.weight
         examples, old_log_prob = steps.extras["examples"], steps.extras["log_prob"]
-        log_prob, entropy = self._policy(params, steps)
+        log_prob, entropy, value = self._policy_and_value(params, steps)
         surrogate = weight * self._grad_comp(log_prob, old_log_prob, examples.advantage)
-        value = self.value(params, steps.observation)
         value_loss = weight * self._value_error(value, examples.value, examples.target)
-        losses = {"policy": surrogate - self._entropy_weight * weight * entropy, "value": value_loss}
+        losses = self._losses(surrogate - self._entropy_weight * weight * entropy, value_loss)
         change = log_prob - old_log_prob
         means = {
             "policy_loss": surrogate,

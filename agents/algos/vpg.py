@@ -39,10 +39,11 @@ class VPG(OnPolicy):
         normalize_advantages: bool = True,
         normalize_observations: bool = False,
         normalize_returns: bool = False,
+        value_weight: float = 0.5,
     ):
         """`longest_episode`, steps: a rollout ends there too, and what goes on is cut as if it were truncated.
 
-        With a `value_model` of '' there is no baseline.
+        With a `value_model` of '' there is no baseline; 'shared' is one network for both, see PPO.
         """
         check_positive("VPG", longest_episode=longest_episode)
         super().__init__(
@@ -59,6 +60,7 @@ class VPG(OnPolicy):
             normalize_advantages=normalize_advantages,
             normalize_observations=normalize_observations,
             normalize_returns=normalize_returns,
+            value_weight=value_weight,
         )
         self._entropy_weight = entropy_weight
         window = longest_episode + 1
@@ -70,13 +72,10 @@ class VPG(OnPolicy):
     def loss(self, params: Params, batch: Batch) -> Loss:
         steps, weight = batch.steps, batch.weight
         examples = steps.extras["examples"]
-        log_prob, entropy = self._policy(params, steps)
+        log_prob, entropy, value = self._policy_and_value(params, steps)
         surrogate = weight * self._grad_comp(log_prob, steps.extras["log_prob"], examples.advantage)
-        losses = {"policy": surrogate - self._entropy_weight * weight * entropy}
-        value_loss = tf.zeros_like(surrogate)
-        if self._value_model is not None:
-            value_loss = weight * 0.5 * tf.square(examples.target - self.value(params, steps.observation))
-            losses["value"] = value_loss
+        value_loss = weight * 0.5 * tf.square(examples.target - value) if self._has_values else tf.zeros_like(value)
+        losses = self._losses(surrogate - self._entropy_weight * weight * entropy, value_loss)
         means = {
             "policy_loss": surrogate,
             "value_loss": value_loss,

@@ -71,9 +71,24 @@ class MLP(tf.keras.Model):
         return self._head(hidden)
 
 
+def pixels(observation: tf.Tensor) -> tf.Tensor:
+    """Pictures of bytes, [B, H, W, C] or stacks of frames [B, S, H, W, C], as [B, H, W, S * C] f32 in [0, 1]."""
+    if observation.dtype != tf.uint8 or observation.shape.rank not in (4, 5):
+        raise UserError(
+            "This network needs pictures of bytes, [height, width, channels], and states are"
+            f" {observation.dtype.name} {list(observation.shape[1:])}: choose the model 'basic'."
+        )
+    # Bytes until here: they are a quarter of the floats' size on the way to the device.
+    if observation.shape.rank == 5:
+        _, frames, height, width, channels = observation.shape.as_list()
+        observation = tf.transpose(observation, [0, 2, 3, 1, 4])
+        observation = tf.reshape(observation, [-1, height, width, frames * channels])
+    return tf.cast(observation, tf.float32) / 255.0
+
+
 @MODELS.register("conv")
 class Conv(tf.keras.Model):
-    """The convolutional network of Mnih et al. 2015 (methods, model architecture) over images [B, H, W, C] of bytes."""
+    """The convolutional network of Mnih et al. 2015 (methods, model architecture) over `pixels`."""
 
     def __init__(
         self,
@@ -103,8 +118,45 @@ class Conv(tf.keras.Model):
         self, observation: tf.Tensor, seed: tf.Tensor | None = None, each_row: bool = False
     ) -> tf.Tensor:
         del seed, each_row
-        # Bytes until here: they are a quarter of the floats' size on the way to the device.
-        hidden = tf.cast(observation, tf.float32) / 255.0
+        hidden = pixels(observation)
         for layer in self._convolutions:
             hidden = layer(hidden)
         return self._head(self._hidden(flat(hidden)))
+
+
+@MODELS.register("impala")
+class Impala(tf.keras.Model):
+    """The residual network of Espeholt et al. 2018 (figure 3, right, without its LSTM) over `pixels`."""
+
+    def __init__(
+        self,
+        outputs: int,
+        head_gain: float = 1.0,
+        filters: tuple[int, ...] = (16, 32, 32),
+        hidden_size: int = 256,
+        orthogonal: bool = False,
+    ):
+        """Each of `filters` is a convolution, a pooling that halves the sides, and two residual blocks."""
+        super().__init__()
+        check_positive("Impala", filters=min(filters), hidden_size=hidden_size, head_gain=head_gain)
+
+        def convolution(size: int) -> tf.keras.layers.Layer:
+            weights = hidden_initializer(orthogonal)
+            return tf.keras.layers.Conv2D(size, 3, padding="same", kernel_initializer=weights)
+
+        self._first = [convolution(size) for size in filters]
+        self._pool = tf.keras.layers.MaxPool2D(3, 2, padding="same")
+        self._residual = [[[convolution(size), convolution(size)] for _ in range(2)] for size in filters]
+        self._hidden = tf.keras.layers.Dense(hidden_size, "relu", kernel_initializer=hidden_initializer(orthogonal))
+        self._head = tf.keras.layers.Dense(outputs, kernel_initializer=initializer(orthogonal, head_gain))
+
+    def call(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, observation: tf.Tensor, seed: tf.Tensor | None = None, each_row: bool = False
+    ) -> tf.Tensor:
+        del seed, each_row
+        hidden = pixels(observation)
+        for first, blocks in zip(self._first, self._residual, strict=True):
+            hidden = self._pool(first(hidden))
+            for one, two in blocks:
+                hidden += two(tf.nn.relu(one(tf.nn.relu(hidden))))
+        return self._head(self._hidden(flat(tf.nn.relu(hidden))))

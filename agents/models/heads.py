@@ -16,10 +16,19 @@ from pipeline.types import Nest
 
 @MODELS.register("policy")
 class Policy(tf.keras.Model):
-    """A stochastic actor."""
+    """A stochastic actor, which may give the value of a state too."""
 
-    def __init__(self, action_spec: Nest, torso: str = "basic", head_gain: float = 0.01, deviation: float = 1.0):
+    def __init__(
+        self,
+        action_spec: Nest,
+        values: bool = False,
+        torso: str = "basic",
+        head_gain: float = 0.01,
+        deviation: float = 1.0,
+    ):
         """`torso`: the network that gives logits or means; `deviation`: a Gaussian's first one, learnt for all states.
+
+        With `values` the torso's last output is the state's value.
 
         A `head_gain` well below 1 makes the first actions nearly independent of the state (Andrychowicz et al. 2021,
         section 3.2).
@@ -27,7 +36,8 @@ class Policy(tf.keras.Model):
         super().__init__()
         check_positive("Policy", head_gain=head_gain, deviation=deviation)
         self._action_spec = action_spec
-        self._torso = MODELS.get(torso)(parameter_count(action_spec), head_gain=head_gain)
+        self._outputs = parameter_count(action_spec)
+        self._torso = MODELS.get(torso)(self._outputs + values, head_gain=head_gain)
         self._log_deviation = None
         if is_continuous(action_spec):
             start = tf.keras.initializers.Constant(tf.math.log(deviation))
@@ -35,16 +45,22 @@ class Policy(tf.keras.Model):
             self._log_deviation = self.add_weight(name="log_deviation", shape=shape, initializer=start)
 
     def call(self, observation: Nest) -> tf.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """[B, ...] -> the distribution's parameters [B, P] f32"""
-        parameters = self._torso(observation)
+        """[B, ...] -> the distribution's parameters [B, P] f32, and the values beside them as [B, P + 1]"""
+        outputs = self._torso(observation)
         if self._log_deviation is None:
-            return parameters
-        deviations = tf.broadcast_to(self._log_deviation, tf.shape(parameters))
-        return tf.concat([parameters, deviations], axis=-1)
+            return outputs
+        parameters, values = outputs[:, : self._outputs], outputs[:, self._outputs :]
+        return tf.concat([parameters, tf.broadcast_to(self._log_deviation, tf.shape(parameters)), values], axis=-1)
 
     def distribution(self, observation: Nest) -> Any:
         """The `tfp.distributions` object of the actions [B, ...] in states [B, ...]."""
-        return distribution(self._action_spec, self(observation))
+        return self.distribution_and_value(observation)[0]
+
+    def distribution_and_value(self, observation: Nest) -> tuple[Any, tf.Tensor]:
+        """The same, and the values [B] of the states, for a model with `values`."""
+        outputs = self(observation)
+        size = self._outputs * (1 if self._log_deviation is None else 2)
+        return distribution(self._action_spec, outputs[:, :size]), outputs[:, -1]
 
 
 @MODELS.register("actor")
@@ -87,12 +103,23 @@ class Actor(tf.keras.Model):
 class Critic(tf.keras.Model):
     """The value of a state and an action."""
 
-    def __init__(self, torso: str = "basic"):
+    def __init__(self, torso: str = "basic", encoder: str = "", features: int = 256):
+        """`encoder`: the network that makes `features` numbers of a picture; '': states are taken as they are."""
         super().__init__()
+        check_positive("Critic", features=features)
         self._torso = MODELS.get(torso)(1)
+        self._encoder = MODELS.get(encoder)(features) if encoder else None
 
     def call(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, observation: Nest, action: tf.Tensor
     ) -> tf.Tensor:
         """[B, ...], [B, size] -> [B] f32"""
-        return self._torso(tf.concat([flat(observation), action], axis=-1))[:, 0]
+        return self.value(self.encode(observation), action)
+
+    def encode(self, observation: Nest) -> tf.Tensor:
+        """[B, ...] -> [B, features] f32: what `value` takes of states, whatever the action."""
+        return flat(observation) if self._encoder is None else tf.nn.relu(self._encoder(observation))
+
+    def value(self, encoded: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+        """[B, features], [B, size] -> [B] f32"""
+        return self._torso(tf.concat([encoded, action], axis=-1))[:, 0]

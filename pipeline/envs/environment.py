@@ -59,12 +59,7 @@ class Environment(abc.ABC):
 
     def state(self) -> bytes | None:
         """All that its next steps depend on; None where that cannot be had."""
-        stream = io.BytesIO()
-        try:
-            _Pickler(stream).dump(vars(self))
-        except Exception:  # whatever a library's object raises that cannot be pickled
-            return None
-        return stream.getvalue()
+        return pickled(vars(self))
 
     def restore(self, state: bytes) -> None:
         """Goes on from `state`, which a like environment gave."""
@@ -80,6 +75,16 @@ class Environment(abc.ABC):
     @abc.abstractmethod
     def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
         """Takes one step inside an episode."""
+
+
+def pickled(parts: Any) -> bytes | None:
+    """`parts` as bytes for `pickle.loads`; None where that cannot be."""
+    stream = io.BytesIO()
+    try:
+        _Pickler(stream).dump(parts)
+    except Exception:  # whatever a library's object raises that cannot be pickled
+        return None
+    return stream.getvalue()
 
 
 class _Pickler(pickle.Pickler):

@@ -1,22 +1,104 @@
-"""An environment by its name."""
+"""An environment, or a block of them, by its name."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import gin
+
+from pipeline.envs.block import Alone, Block, InProcess
 from pipeline.envs.environment import Environment
+from pipeline.envs.processes import Processes
 from pipeline.envs.registry import ENVIRONMENTS
+from pipeline.envs.wrappers.registry import WRAPPERS
 from pipeline.types import UserError
 
 
-def make(name: str, render_mode: str | None = None) -> Environment:
+def make(name: str, render_mode: str | None = None, training: bool = True, wrappers: Sequence[str] = ()) -> Environment:
     """Makes the environment that `name` says; raises UserError, with the near names, where there is none.
 
-    `render_mode`: 'rgb_array' for one that can `render`, 'human' for one that shows itself in a window.
+    'scripted' or another name of the registry is that class with its gin bindings; 'procgen:coinrun' is the class
+    'procgen' called with 'coinrun'; anything else is an id of gym or gymnasium, or an environment's class:
+    'CartPole-v1', 'gymnasium:Acrobot-v1', 'module:Id-v0', 'module:Class'.
 
-    'scripted' or another name of the registry is that class with its gin bindings; anything else is an id of gym
-    or gymnasium: 'CartPole-v1', 'gymnasium:Acrobot-v1', 'module:Id-v0'.
+    `render_mode`: 'rgb_array' for one that can `render`, 'human' for one that shows itself in a window. `training`:
+    whether it is for training, where the world tells that from evaluation (levels held out, lives that end episodes).
+    `wrappers`: names of pipeline/envs/wrappers, the innermost first.
     """
-    if name in ENVIRONMENTS.names() and name != "gym":
-        if render_mode == "human":
-            raise UserError(f"Environment '{name}' has no window of its own: use --record_video.")
-        return ENVIRONMENTS.get(name)()
-    return ENVIRONMENTS.get("gym")(name, render_mode)
+    base, *around = _recipe(name, render_mode, training, wrappers)
+    return _assemble([part._replace(make=gin.get_configurable(part.make)) for part in (base, *around)])
+
+
+def maker(name: str, training: bool = True, wrappers: Sequence[str] = ()) -> Callable[[], Environment]:
+    """`make` with these arguments, for later and for another process: gin's bindings travel with it."""
+    parts = _recipe(name, None, training, wrappers)
+    bound = [part._replace(named={**gin.get_bindings(part.make), **part.named}) for part in parts]
+    return functools.partial(_assemble, bound)
+
+
+def make_block(
+    name: str,
+    lanes: int,
+    training: bool = True,
+    wrappers: Sequence[str] = (),
+    processes: int = 0,
+    timeout: float = 60.0,
+) -> Block:
+    """`lanes` environments as `make` has them.
+
+    In `processes` of their own, where that is not 0 (`timeout`: seconds that a step may take there); else inside the
+    library of their world, where it steps many at once and there are no `wrappers`; else in this process.
+    """
+    if processes:
+        return Processes([maker(name, training, wrappers)] * lanes, processes, timeout)
+    cls, rest = _resolve(name)
+    if issubclass(cls, Block) and not wrappers:
+        return gin.get_configurable(cls)(rest, lanes, training)
+    return InProcess([functools.partial(make, name, None, training, wrappers)] * lanes)
+
+
+def has_held_out(name: str) -> bool:
+    """Whether the world of `name` tells what is trained on from what is held out for evaluation."""
+    return getattr(_resolve(name)[0], "held_out", False)
+
+
+class _Part(NamedTuple):
+    """An environment's class, or a wrapper's, and what it is called with."""
+
+    make: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    named: dict[str, Any]
+
+
+def _resolve(name: str) -> tuple[type, str]:
+    """The class that `name` chooses, and what is left of the name."""
+    prefix, colon, rest = name.partition(":")
+    if name.startswith("procgen-"):  # as the library registers its games with gym
+        prefix, colon, rest = "procgen", ":", name
+    if prefix in ENVIRONMENTS.names() and prefix != "gym":
+        return ENVIRONMENTS.load(prefix), rest if colon else ""
+    return ENVIRONMENTS.load("gym"), name
+
+
+def _recipe(name: str, render_mode: str | None, training: bool, wrappers: Sequence[str]) -> list[_Part]:
+    cls, rest = _resolve(name)
+    if cls is ENVIRONMENTS.load("gym"):
+        base = _Part(cls, (rest, render_mode), {})
+    elif render_mode == "human":
+        raise UserError(f"Environment '{name}' has no window of its own: use --record_video.")
+    elif issubclass(cls, Block):
+        base = _Part(cls, (rest, 1, training, render_mode is not None), {})
+    else:
+        base = _Part(cls, (rest,) if rest else (), {})
+    return [base, *(_Part(WRAPPERS.load(wrapper), (), {}) for wrapper in wrappers)]
+
+
+def _assemble(parts: Sequence[_Part]) -> Environment:
+    base, *around = parts
+    made = base.make(*base.arguments, **base.named)
+    environment = Alone(made) if isinstance(made, Block) else made
+    for part in around:
+        environment = part.make(environment, **part.named)
+    return environment

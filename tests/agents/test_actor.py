@@ -12,6 +12,7 @@ from agents.actor import Actor, Policy
 from agents.algos.algo import networks
 from agents.algos.dqn import DQN
 from agents.learner import AGE
+from pipeline.envs.block import InProcess
 from pipeline.envs.environment import Done
 from pipeline.envs.lanes import Lanes
 from pipeline.envs.scripted import Scripted
@@ -53,7 +54,7 @@ def play(actor: Actor, lanes: Lanes, state: np.ndarray, steps: int) -> np.ndarra
 
 
 def test_an_episode_is_its_rows_and_one_last_row_with_the_true_final_observation() -> None:
-    lanes = Lanes([partial(Scripted, (2,), (False,)), partial(Scripted, (3,), (True,))])
+    lanes = Lanes(InProcess([partial(Scripted, (2,), (False,)), partial(Scripted, (3,), (True,))]))
     actor, rows = make_actor(2)
     play(actor, lanes, lanes.reset(0), 5)
     assert rows.lane(0, "observation") == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1]]
@@ -67,7 +68,7 @@ def test_an_episode_is_its_rows_and_one_last_row_with_the_true_final_observation
 
 
 def test_steps_spent_on_resets_are_not_counted() -> None:
-    lanes = Lanes([partial(Scripted, (2,), (False,)), partial(Scripted, (3,), (True,))])
+    lanes = Lanes(InProcess([partial(Scripted, (2,), (False,)), partial(Scripted, (3,), (True,))]))
     actor, rows = make_actor(2)
     play(actor, lanes, lanes.reset(0), 5)
     assert actor.env_steps == 8
@@ -76,7 +77,7 @@ def test_steps_spent_on_resets_are_not_counted() -> None:
 
 
 def test_a_reset_by_hand_cuts_the_episode_as_truncated() -> None:
-    lanes = Lanes([partial(Scripted, (5,), (False,))])
+    lanes = Lanes(InProcess([partial(Scripted, (5,), (False,))]))
     actor, rows = make_actor(1)
     play(actor, lanes, lanes.reset(0), 2)
     play(actor, lanes, lanes.reset(), 1)
@@ -88,7 +89,7 @@ def test_a_reset_by_hand_cuts_the_episode_as_truncated() -> None:
 
 
 def test_a_reset_by_hand_after_the_end_writes_the_last_row_once() -> None:
-    lanes = Lanes([partial(Scripted, (2,), (False,))])
+    lanes = Lanes(InProcess([partial(Scripted, (2,), (False,))]))
     actor, rows = make_actor(1)
     play(actor, lanes, lanes.reset(0), 2)
     play(actor, lanes, lanes.reset(), 1)

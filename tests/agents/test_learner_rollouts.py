@@ -21,6 +21,7 @@ from agents.algos.vpg import VPG
 from agents.learner import AGE, RUN_ID, WEIGHTS, Learner, LearnerError, make_strategy
 from agents.models.basic import MLP
 from pipeline.dataset import Draw, dataset
+from pipeline.envs.block import InProcess
 from pipeline.envs.lanes import Lanes
 from pipeline.envs.scripted import Scripted
 from pipeline.types import Batch, Data, Nest, Params
@@ -271,7 +272,7 @@ def test_a_queue_that_gives_nothing_is_a_stall() -> None:
 def test_rollouts_are_learnt_from_by_the_policy_that_acted_in_them(
     serve: Callable[[reverb.Table], reverb.Server], algo: Any
 ) -> None:
-    data, lanes = algo.data(), Lanes([Scripted] * E, together=algo.data().whole_episodes)
+    data, lanes = algo.data(), Lanes(InProcess([Scripted] * E), together=algo.data().whole_episodes)
     rows, memory = make_rows(algo, lanes.observation_spec, lanes.action_spec), Queue()
     signature = tables.signature(rows, data.window, E)
     address = f"localhost:{serve(memory.table(tables.TABLE, data, E, signature)).port}"
@@ -291,7 +292,7 @@ def test_rollouts_are_learnt_from_by_the_policy_that_acted_in_them(
 
     def spied(params: Params, batch: Batch) -> Batch:
         batch = prepare(params, batch)
-        again, _ = algo._policy(params, batch.steps)
+        again, *_ = algo._policy_and_value(params, batch.steps)
         change = tf.where(batch.weight > 0, again - batch.steps.extras["log_prob"], 0.0)
         tf.numpy_function(changes.append, [tf.reduce_max(tf.abs(change))], [])
         return batch

@@ -16,6 +16,7 @@ import tensorflow as tf
 from agents.actor import Actor
 from agents.learner import STAMPS
 from pipeline.dataset import dataset
+from pipeline.envs.block import InProcess
 from pipeline.envs.lanes import Lanes
 from pipeline.envs.scripted import Scripted
 from pipeline.rows import Rows
@@ -126,7 +127,7 @@ class Stream:
         lanes = len(scripts)
         self.memory = memory
         self.data = Data("", n + 1, batch_size, size, min_size=1, period=period, whole_episodes=whole_episodes)
-        self.lanes = Lanes([partial(Scripted, *script) for script in scripts], together=whole_episodes)
+        self.lanes = Lanes(InProcess([partial(Scripted, *script) for script in scripts]), together=whole_episodes)
         extras = {name: specs.Array((), np.int32) for name in (LANE, *STAMPS)}
         self.rows = Rows(self.lanes.observation_spec, self.lanes.action_spec, extras)
         self.signature = tables.signature(self.rows, n + 1, lanes if memory.blocks else None)
@@ -146,7 +147,9 @@ class Stream:
     def _start(self) -> None:
         """Makes what a process holds that acts."""
         lanes = len(self._scripts)
-        self.lanes = Lanes([partial(Scripted, *script) for script in self._scripts], together=self.data.whole_episodes)
+        self.lanes = Lanes(
+            InProcess([partial(Scripted, *script) for script in self._scripts]), together=self.data.whole_episodes
+        )
         if self.memory.on_policy:
             self.writer = RolloutWriter(self.clients, tables.TABLE, self.rows, lanes, self._n + 1)
         else:

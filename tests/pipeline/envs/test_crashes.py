@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.envs.block import InProcess
 from pipeline.envs.crashes import CrashError, Crashes
 from pipeline.envs.environment import Done
 from pipeline.envs.lanes import Lanes
@@ -26,7 +27,7 @@ def fresh() -> None:
 def flaky_lanes(rate: float = 1.0, timeout: float = 0.3) -> tuple[Lanes, Crashes]:
     """A lane that fails as planned beside one that never does."""
     crashes = Crashes(rate, timeout)
-    lanes = Lanes([Flaky, partial(Scripted, (10**9,), (True,))], crashes=crashes)
+    lanes = Lanes(InProcess([Flaky, partial(Scripted, (10**9,), (True,))]), crashes=crashes)
     lanes.reset(0)
     return lanes, crashes
 
@@ -75,7 +76,7 @@ def test_too_many_failures_end_the_run_with_the_environments_own_traceback() -> 
 
 
 def test_without_a_count_failures_are_raised() -> None:
-    lanes = Lanes([Flaky])
+    lanes = Lanes(InProcess([Flaky]))
     lanes.reset(0)
     Flaky.plan = ["raise"]
     with pytest.raises(RuntimeError, match="the simulator fell over"):

@@ -10,6 +10,7 @@ import dm_env.specs as specs
 import numpy as np
 import pytest
 
+from pipeline.envs.block import InProcess
 from pipeline.envs.environment import Done, Environment
 from pipeline.envs.lanes import Lanes
 from pipeline.envs.make import make
@@ -27,7 +28,7 @@ def these(environments: Sequence[Environment]) -> list[Callable[[], Environment]
 
 
 def scripted_lanes() -> Lanes:
-    return Lanes([partial(Scripted, *A), partial(Scripted, *B)])
+    return Lanes(InProcess([partial(Scripted, *A), partial(Scripted, *B)]))
 
 
 def test_lanes_of_different_lengths_stay_in_step() -> None:
@@ -70,7 +71,7 @@ def test_stepping_before_a_reset_begins_an_episode() -> None:
     ("lengths", "truncated"), [((1,), (False,)), ((1, 1), (True, False)), ((3, 1, 5), (True,) * 3)]
 )
 def test_every_final_state_is_seen(lengths: tuple[int, ...], truncated: tuple[bool, ...]) -> None:
-    lanes = Lanes([partial(Scripted, lengths, truncated), partial(Scripted, *A)])
+    lanes = Lanes(InProcess([partial(Scripted, lengths, truncated), partial(Scripted, *A)]))
     lanes.reset(0)
     finals = []
     while len(finals) < 7:
@@ -112,7 +113,7 @@ class Nested(Environment):
 
 
 def test_nested_states_and_actions_keep_their_lanes() -> None:
-    lanes = Lanes([Nested] * 3)
+    lanes = Lanes(InProcess([Nested] * 3))
     lanes.reset(0)
     a, b = np.array([1, 2, 3], np.int32), np.arange(6, dtype=np.float32).reshape(3, 2)
     state, _, _ = lanes.step({"a": a, "b": b})
@@ -125,7 +126,7 @@ def test_nested_states_and_actions_keep_their_lanes() -> None:
 
 def seeds_of(seed: int | None) -> list[int | None]:
     environments = [Nested() for _ in range(8)]
-    Lanes(these(environments)).reset(seed)
+    Lanes(InProcess(these(environments))).reset(seed)
     return [environment.seeds[0] for environment in environments]
 
 
@@ -139,7 +140,7 @@ def test_every_lane_has_a_seed_of_its_own_and_the_same_seed_gives_the_same() -> 
 
 def test_the_episodes_after_a_reset_are_not_seeded_anew() -> None:
     environment = Nested()
-    lanes = Lanes(these([environment]))
+    lanes = Lanes(InProcess(these([environment])))
     lanes.reset(1)
     lanes.reset()
     assert environment.seeds[1] is None
@@ -148,7 +149,7 @@ def test_the_episodes_after_a_reset_are_not_seeded_anew() -> None:
 @pytest.mark.parametrize("library", ["gym", "gymnasium"])
 def test_seeded_lanes_of_gym_reproduce(library: str) -> None:
     def trajectory(seed: int) -> np.ndarray:
-        lanes = Lanes([partial(make, f"{library}:CartPole-v1")] * 3)
+        lanes = Lanes(InProcess([partial(make, f"{library}:CartPole-v1")] * 3))
         states = [lanes.reset(seed), *(lanes.step(np.ones(3, np.int32))[0] for _ in range(40))]
         lanes.close()
         return np.stack(states)
@@ -161,13 +162,13 @@ def test_seeded_lanes_of_gym_reproduce(library: str) -> None:
 
 def test_closing_closes_every_lane() -> None:
     environments = [Nested() for _ in range(3)]
-    Lanes(these(environments)).close()
+    Lanes(InProcess(these(environments))).close()
     assert all(environment.closed for environment in environments)
 
 
 @pytest.mark.parametrize("environment_id", ["CartPole-v1", "gymnasium:CartPole-v1", "Pendulum-v1"])
 def test_lanes_go_on_from_their_state(environment_id: str) -> None:
-    lanes, others = (Lanes([partial(make, environment_id)] * 3) for _ in range(2))
+    lanes, others = (Lanes(InProcess([partial(make, environment_id)] * 3)) for _ in range(2))
     lanes.reset(7)
     spec = lanes.action_spec
     if hasattr(spec, "num_values"):
@@ -192,4 +193,4 @@ def test_an_environment_whose_state_cannot_be_saved_says_so() -> None:
             self.window = lambda: None  # what no library can pickle
 
     assert Held().state() is None
-    assert Lanes([Scripted, Held]).state() is None
+    assert Lanes(InProcess([Scripted, Held])).state() is None

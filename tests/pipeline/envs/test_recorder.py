@@ -14,6 +14,7 @@ import pygame
 import pytest
 from PIL import Image
 
+from pipeline.envs.block import InProcess
 from pipeline.envs.environment import Done, Environment
 from pipeline.envs.lanes import Lanes
 from pipeline.envs.make import make
@@ -105,7 +106,7 @@ def test_the_pictures_are_those_of_the_steps(tmp_path: Path) -> None:
 
 def test_lanes_number_their_episodes_apart(tmp_path: Path) -> None:
     kept = videos(tmp_path)
-    lanes = Lanes([partial(Recorder, Drawn, kept, "test", lane, 2, 1) for lane in range(2)], together=True)
+    lanes = Lanes(InProcess([partial(Recorder, Drawn, kept, "test", lane, 2, 1) for lane in range(2)]), together=True)
     lanes.reset(0)
     for _ in range(6):
         lanes.step(np.zeros(2, np.int32))

@@ -1,0 +1,1 @@
+"""What stands between an environment and its lane: time limits, frames, noise in actions; by name."""

@@ -9,6 +9,7 @@ more: it steps, and resets where the library does not. Every row is one setting;
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import statistics
@@ -19,6 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 
+from pipeline.envs import gym as adapter
+from pipeline.envs.atari import Atari
+from pipeline.envs.block import Block
+from pipeline.envs.crashes import Crashes
+from pipeline.envs.lanes import Lanes
+from pipeline.envs.make import make_block
+from pipeline.envs.procgen import Procgen
+
 SECONDS = 1.5
 ACTIONS = 512
 """random actions of every lane, taken again and again"""
@@ -28,98 +37,64 @@ Loop = Callable[[int], None]
 
 
 class Row(NamedTuple):
-    """A world, a setting of Encore's, and the loop of its library that it is held against."""
+    """A setting of a world in Encore, and its library's bare loop."""
 
     world: str
     setting: str
     lanes: int
-    bare: Callable[[], tuple[Loop, Callable[[], None]]]
-    """makes the loop, which may have another number of lanes: `bare_lanes`"""
-    bare_lanes: int
-    name: str
-    wrappers: tuple[str, ...] = ()
-    processes: int = 0
-    bindings: tuple[str, ...] = ()
+    ours: Callable[[], Block]
+    bare: Bare
+
+
+class Bare(NamedTuple):
+    """Makes a loop of so many lanes, and what closes it."""
+
+    lanes: int
+    make: Callable[[], tuple[Loop, Callable[[], None]]]
 
 
 def rows() -> list[Row]:
     """Every row of the table."""
     cores = os.cpu_count() or 1
-    pong = lambda lanes, threads: lambda: _ale(lanes, threads)  # noqa: E731
-    games = lambda lanes, threads: lambda: _procgen(lanes, threads)  # noqa: E731
+    cart_pole, half_cheetah, lander = (
+        Bare(1, functools.partial(_gym, library, name))
+        for library, name in (("gym", "CartPole-v1"), ("gymnasium", "HalfCheetah-v5"), ("gymnasium", "LunarLander-v3"))
+    )
+
+    def block(name: str, lanes: int, processes: int = 0) -> Callable[[], Block]:
+        return functools.partial(make_block, name, lanes, processes=processes)
+
+    def envpool(world: str, task: str, lanes: int) -> Row:
+        bare = Bare(lanes, functools.partial(_envpool, task, lanes))
+        return Row(world, f"EnvPool, {task}, {lanes} lanes", lanes, block(f"envpool:{task}", lanes), bare)
+
+    def pong(lanes: int, threads: int) -> Row:
+        bare = Bare(lanes, functools.partial(_ale, lanes, threads))
+        own = functools.partial(Atari, "pong", lanes, threads=threads)
+        return Row("Atari", f"Pong, {lanes} lanes, {threads} threads", lanes, own, bare)
+
+    def coinrun(threads: int) -> Row:
+        bare = Bare(64, functools.partial(_procgen, 64, threads))
+        own = functools.partial(Procgen, "coinrun", 64, threads=threads)
+        return Row("Procgen", f"CoinRun, 64 lanes, {threads} threads", 64, own, bare)
+
+    split = f"{cores} processes"
     return [
-        Row("CartPole", "gym, 1 lane", 1, lambda: _gym("gym", "CartPole-v1"), 1, "CartPole-v1"),
-        Row("CartPole", "gym, 8 lanes", 8, lambda: _gym("gym", "CartPole-v1"), 1, "CartPole-v1"),
-        Row("CartPole", "gym, 64 lanes", 64, lambda: _gym("gym", "CartPole-v1"), 1, "CartPole-v1"),
-        Row(
-            "CartPole",
-            f"gym, 64 lanes, {cores} processes",
-            64,
-            lambda: _gym("gym", "CartPole-v1"),
-            1,
-            "CartPole-v1",
-            processes=cores,
-        ),
-        Row("CartPole", "EnvPool, 64 lanes", 64, lambda: _envpool("CartPole-v1", 64), 64, "envpool:CartPole-v1"),
-        *(
-            Row(
-                "Atari",
-                f"Pong, {lanes} lanes, {threads} threads",
-                lanes,
-                pong(lanes, threads),
-                lanes,
-                "atari:pong",
-                bindings=(f"Atari.threads = {threads}",),
-            )
-            for lanes in (8, 16)
-            for threads in sorted({1, cores})
-        ),
-        Row("Atari", "EnvPool Pong, 16 lanes", 16, lambda: _envpool("Pong-v5", 16), 16, "envpool:Pong-v5"),
-        *(
-            Row(
-                "Procgen",
-                f"CoinRun, 64 lanes, {threads} threads",
-                64,
-                games(64, threads),
-                64,
-                "procgen:coinrun",
-                bindings=(f"Procgen.threads = {threads}",),
-            )
-            for threads in sorted({0, cores})
-        ),
-        Row("MuJoCo", "HalfCheetah-v5, 8 lanes", 8, lambda: _gym("gymnasium", "HalfCheetah-v5"), 1, "HalfCheetah-v5"),
-        Row(
-            "MuJoCo",
-            f"HalfCheetah-v5, 8 lanes, {cores} processes",
-            8,
-            lambda: _gym("gymnasium", "HalfCheetah-v5"),
-            1,
-            "HalfCheetah-v5",
-            processes=cores,
-        ),
-        Row(
-            "MuJoCo",
-            "EnvPool HalfCheetah-v4, 32 lanes",
-            32,
-            lambda: _envpool("HalfCheetah-v4", 32),
-            32,
-            "envpool:HalfCheetah-v4",
-        ),
-        Row(
-            "Box2D",
-            "LunarLander-v3, 8 lanes",
-            8,
-            lambda: _gym("gymnasium", "LunarLander-v3"),
-            1,
-            "gymnasium:LunarLander-v3",
-        ),
+        *(Row("CartPole", f"gym, {n} lanes", n, block("CartPole-v1", n), cart_pole) for n in (1, 8, 64)),
+        Row("CartPole", f"gym, 64 lanes, {split}", 64, block("CartPole-v1", 64, cores), cart_pole),
+        envpool("CartPole", "CartPole-v1", 64),
+        *(pong(lanes, threads) for lanes in (8, 16) for threads in sorted({1, cores})),
+        envpool("Atari", "Pong-v5", 16),
+        *(coinrun(threads) for threads in sorted({0, cores})),
+        Row("MuJoCo", "HalfCheetah-v5, 8 lanes", 8, block("HalfCheetah-v5", 8), half_cheetah),
+        Row("MuJoCo", f"HalfCheetah-v5, 8 lanes, {split}", 8, block("HalfCheetah-v5", 8, cores), half_cheetah),
+        envpool("MuJoCo", "HalfCheetah-v4", 32),
+        Row("Box2D", "LunarLander-v3, 8 lanes", 8, block("gymnasium:LunarLander-v3", 8), lander),
     ]
 
 
 def _gym(library: str, name: str) -> tuple[Loop, Callable[[], None]]:
     """One environment of gym or gymnasium, in the loop that its documentation shows."""
-    from pipeline.envs import gym as adapter
-
     adapter.find("CartPole-v1")  # gym without its notice
     module = importlib.import_module(library)
     environment = module.make(name)
@@ -138,7 +113,7 @@ def _gym(library: str, name: str) -> tuple[Loop, Callable[[], None]]:
 def _ale(lanes: int, threads: int) -> tuple[Loop, Callable[[], None]]:
     from ale_py.vector_env import AtariVectorEnv
 
-    games = AtariVectorEnv(
+    games: Any = AtariVectorEnv(
         "pong", lanes, num_threads=threads, repeat_action_probability=0.25, noop_max=0, use_fire_reset=False
     )
     actions = np.random.default_rng(0).integers(0, games.single_action_space.n, (ACTIONS, lanes), np.int32)
@@ -183,17 +158,7 @@ def _envpool(task: str, lanes: int) -> tuple[Loop, Callable[[], None]]:
 
 
 def _ours(row: Row) -> tuple[Loop, Callable[[], None]]:
-    import gin
-
-    from pipeline.envs.crashes import Crashes
-    from pipeline.envs.lanes import Lanes
-    from pipeline.envs.make import make_block
-    from pipeline.envs.registry import ENVIRONMENTS
-
-    for binding in row.bindings:
-        ENVIRONMENTS.load(binding.partition(".")[0].lower())
-        gin.parse_config(binding)
-    lanes = Lanes(make_block(row.name, row.lanes, True, row.wrappers, row.processes), crashes=Crashes(0.001, 60.0))
+    lanes = Lanes(row.ours(), crashes=Crashes(0.001, 60.0))
     spec = lanes.action_spec
     generator = np.random.default_rng(0)
     shape = (ACTIONS, row.lanes, *spec.shape)
@@ -207,11 +172,7 @@ def _ours(row: Row) -> tuple[Loop, Callable[[], None]]:
         for step in range(steps):
             lanes.step(actions[step % ACTIONS])
 
-    def close() -> None:
-        lanes.close()
-        gin.clear_config()
-
-    return loop, close
+    return loop, lanes.close
 
 
 def _rate(loop: Loop, lanes: int) -> float:
@@ -229,10 +190,11 @@ def _rate(loop: Loop, lanes: int) -> float:
 def measure(chosen: list[Row], rounds: int) -> Iterator[tuple[Row, float, float, float]]:
     """Of each row its own and the bare loop's steps a second, and the median of their ratios pair by pair."""
     for row in chosen:
-        bare, close_bare = row.bare()
+        bare, close_bare = row.bare.make()
         ours, close_ours = _ours(row)
-        _rate(bare, row.bare_lanes), _rate(ours, row.lanes)
-        pairs = [(_rate(ours, row.lanes), _rate(bare, row.bare_lanes)) for _ in range(rounds)]
+        for loop, lanes in ((bare, row.bare.lanes), (ours, row.lanes)):
+            _rate(loop, lanes)
+        pairs = [(_rate(ours, row.lanes), _rate(bare, row.bare.lanes)) for _ in range(rounds)]
         close_bare()
         close_ours()
         own, other = (statistics.median(side) for side in zip(*pairs, strict=True))

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from servers.memory.memory import Ratio
 
 SAMPLE_TIMEOUT_MS = 60_000
-EVALUATION_LANES = 100
 SLACK_DRAWS = 8
 """the learner's draws that actors in processes of their own may be ahead of it"""
 RECORDED_LANES = 4
@@ -65,6 +64,8 @@ class Experiment:
     """of each evaluation during training"""
     test_episodes: int = 100
     """of the evaluation at the end"""
+    eval_lanes: int = 100
+    """environments that an evaluation steps together, at most"""
     eval_policy: str = "greedy"
     """how evaluations act: 'greedy', or 'sampled' as in training"""
     log_period: int = 1_000
@@ -231,7 +232,7 @@ class Plan:
         from pipeline.envs.lanes import Lanes
 
         if not seen or (self._videos is None and not self._window):
-            block = self._block(min(episodes, EVALUATION_LANES), training_levels)
+            block = self._block(min(episodes, self.experiment.eval_lanes), training_levels)
         else:
             # So that no round is left with lanes that have no episode of their own to play.
             most = 1 if self._videos is None else RECORDED_LANES

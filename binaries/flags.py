@@ -121,6 +121,8 @@ def parse(argv: list[str]) -> Command:
         {key: value for key, value in values.items() if value is not None},
     )
     experiment = Experiment(**{b.parameter: b.value for b in merged.values() if b.owner == "Experiment"})
+    # They decide what spaces the environment has.
+    settings.apply(merged, "pipeline.envs")
     _check_experiment(experiment)
     return Command(merged, experiment, {name: FLAGS[name].value for name in _names()})
 
@@ -157,6 +159,7 @@ def _choices() -> list[str]:
         ],
     }
     places = {
+        "wrappers": "pipeline.envs.wrappers",
         "algorithms": "agents.algos",
         "models": "agents.models",
         "memories": "servers.memory",
@@ -183,7 +186,7 @@ def _check_experiment(experiment: Experiment) -> None:
     algos = {entry.name: entry for entry in index.scan("agents.algos")}
     if experiment.algo not in algos:
         raise UserError(f"There is no algorithm '{experiment.algo}'; {index.near(experiment.algo, algos)}")
-    environment = make(experiment.environment)
+    environment = make(experiment.environment, wrappers=experiment.wrappers)
     kind = action_kind(environment.action_spec)
     environment.close()
     served: Any = algos[experiment.algo].constants["action_kinds"]

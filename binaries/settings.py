@@ -176,13 +176,18 @@ def _fits(value: Any, annotation: str) -> bool:
     return True
 
 
-def apply(settings: dict[str, Binding]) -> None:
-    """Imports the classes that are configured and hands the settings to gin: constructors read them from then on."""
+def apply(settings: dict[str, Binding], package: str = "") -> None:
+    """Imports the classes that are configured and hands the settings to gin: constructors read them from then on.
+
+    With a `package`, only those of its classes.
+    """
     known = entries()
     lines = []
     for binding in settings.values():
         scope, slash, owner = binding.owner.rpartition("/")
         module = known[owner].module
+        if not f"{module}.".startswith(f"{package}." if package else ""):
+            continue
         importlib.import_module(module)
         # With the module, because other packages register classes too: tf-agents has a Learner of its own.
         lines.append(f"{scope}{slash}{module}.{owner}.{binding.parameter} = {binding.value!r}")

@@ -18,8 +18,8 @@ Checkout = Callable[..., subprocess.CompletedProcess[str]]
 PROGRAM = '"""{summary}"""\n\nif __name__ == "__main__":\n    pass\n'
 TELL = '#!/usr/bin/env bash\nprintf \'%s\\n\' "{name}" "PYTHONPATH=${{PYTHONPATH-}}" "$PWD" "$@" >>"{log}"\n'
 """a stand-in that tells how it was called"""
-WORLDS = ("atari", "box2d", "envpool", "mujoco", "procgen", "vizdoom")
-EXTRAS = ("atari", "box2d", "envpool", "gpu", "mujoco", "procgen", "vizdoom")
+WORLDS = ("atari", "box2d", "envpool", "habitat", "mujoco", "procgen", "vizdoom")
+EXTRAS = ("atari", "box2d", "envpool", "gpu", "habitat", "mujoco", "procgen", "vizdoom")
 
 
 def call(script: Path, *arguments: str, path: Path | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

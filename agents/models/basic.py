@@ -5,6 +5,8 @@ Every network is called with observations [B, ...] and, where it has noise, a se
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 import tree
 
@@ -80,9 +82,9 @@ def pixels(observation: tf.Tensor) -> tf.Tensor:
         )
     # Bytes until here: they are a quarter of the floats' size on the way to the device.
     if observation.shape.rank == 5:
-        _, frames, height, width, channels = observation.shape.as_list()
-        observation = tf.transpose(observation, [0, 2, 3, 1, 4])
-        observation = tf.reshape(observation, [-1, height, width, frames * channels])
+        shape: Any = observation.shape
+        frames_last = tf.transpose(observation, [0, 2, 3, 1, 4])
+        observation = tf.reshape(frames_last, [-1, shape[2], shape[3], shape[1] * shape[4]])
     return tf.cast(observation, tf.float32) / 255.0
 
 

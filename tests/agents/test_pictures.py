@@ -23,7 +23,7 @@ ACTION = specs.DiscreteArray(5, np.int32)
 
 def test_a_pixel_of_255_arrives_as_1() -> None:
     for shape in ([2, 8, 8, 3], [2, 4, 8, 8, 1]):
-        white, black = pixels(tf.fill(shape, tf.constant(255, tf.uint8))), pixels(tf.zeros(shape, tf.uint8))
+        white, black = pixels(tf.constant(255, tf.uint8, shape)), pixels(tf.zeros(shape, tf.uint8))
         assert white.dtype == tf.float32
         assert np.unique(white) == [1.0]
         assert np.unique(black) == [0.0]
@@ -44,7 +44,7 @@ def test_a_pixel_of_255_arrives_as_1_from_an_environment() -> None:
 
 
 def test_frames_become_channels_in_their_order() -> None:
-    stack = np.stack([np.full((6, 5, 2), 10 * frame, np.uint8) + np.uint8([0, 1]) for frame in range(3)])
+    stack = np.stack([np.full((6, 5, 2), 10 * frame, np.uint8) + np.array([0, 1], np.uint8) for frame in range(3)])
     seen = pixels(tf.constant(stack[None]))
     assert seen.shape == [1, 6, 5, 6]
     np.testing.assert_allclose(seen[0, 2, 2] * 255, [0, 1, 10, 11, 20, 21], rtol=1e-5)
@@ -53,7 +53,7 @@ def test_frames_become_channels_in_their_order() -> None:
 @pytest.mark.parametrize("model", [Conv, Impala])
 def test_all_of_a_network_is_learnt(model: Any) -> None:
     network = model(7)
-    frames = tf.cast(tf.random.stateless_uniform([3, 4, 84, 84, 1], [0, 1], 0, 255, tf.int32), tf.uint8)
+    frames = tf.constant(np.random.default_rng(0).integers(0, 256, (3, 4, 84, 84, 1)), tf.uint8)
     with tf.GradientTape() as tape:
         outputs = network(frames)
         loss = tf.reduce_sum(tf.square(outputs))
@@ -64,7 +64,8 @@ def test_all_of_a_network_is_learnt(model: Any) -> None:
 
 def test_the_networks_have_their_papers_sizes() -> None:
     sizes = {}
-    for model, shape in ((Conv(6), [1, 4, 84, 84, 1]), (Impala(15), [1, 64, 64, 3])):
+    models: list[tuple[Any, list[int]]] = [(Conv(6), [1, 4, 84, 84, 1]), (Impala(15), [1, 64, 64, 3])]
+    for model, shape in models:
         model(tf.zeros(shape, tf.uint8))
         sizes[type(model)] = sum(int(tf.size(v)) for v in model.trainable_variables)
     # Mnih et al. 2015: 8x8x4x32, 4x4x32x64, 3x3x64x64 and 3136x512, with biases, and 6 actions.
@@ -80,8 +81,8 @@ def test_states_that_are_no_pictures_are_refused_in_a_sentence() -> None:
 
 
 def test_a_critic_sees_pictures_through_its_encoder() -> None:
-    critic = Critic(encoder="impala", features=8)
-    frames = tf.cast(tf.random.stateless_uniform([3, 24, 20, 1], [0, 1], 0, 255, tf.int32), tf.uint8)
+    critic: Any = Critic(encoder="impala", features=8)
+    frames = tf.constant(np.random.default_rng(0).integers(0, 256, (3, 24, 20, 1)), tf.uint8)
     action = tf.one_hot([0, 1, 2], 5)
     value = critic(frames, action)
     assert value.shape == [3]
@@ -95,7 +96,7 @@ def test_a_critic_sees_pictures_through_its_encoder() -> None:
 @pytest.mark.parametrize("spec", [ACTION, specs.BoundedArray((2,), np.float32, -1, 1)], ids=["discrete", "box"])
 def test_a_shared_network_gives_the_policy_and_the_value(spec: Any) -> None:
     shared, alone = Policy(spec, values=True), Policy(spec)
-    state = tf.random.stateless_normal([6, 3], [0, 1])
+    state = tf.constant(np.random.default_rng(0).normal(size=(6, 3)), tf.float32)
     policy, value = shared.distribution_and_value(state)
     alone(state)
     assert value.shape == [6]
@@ -106,7 +107,7 @@ def test_a_shared_network_gives_the_policy_and_the_value(spec: Any) -> None:
 def batch_of(algo: PPO, params: Params) -> Batch:
     generator = np.random.default_rng(0)
     state = tf.constant(generator.normal(size=(2, 9, 3)), tf.float32)
-    none = tf.zeros([2, 9], bool)
+    none = tf.zeros([2, 9], tf.bool)
     action = tf.constant(generator.integers(0, 5, (2, 9)), tf.int32)
     reward = tf.constant(generator.normal(size=(2, 9)), tf.float32)
     steps = Step(state, action, reward, tf.ones([2, 9]), none, none, {"log_prob": tf.fill([2, 9], -1.6)})

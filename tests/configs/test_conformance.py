@@ -46,7 +46,10 @@ def environment_of(name: str) -> str | None:
     return None if binding is None else binding.value
 
 
+QUICK_PICTURES = ("dqn_pong", "ppo_coinrun")
+"""of the configurations whose networks see pictures, those that the quick tests learn with: XLA takes half a minute each"""
 RUNNABLE = [name for name in configs.names() if environment_of(name)]
+OF_PICTURES = [name for name in RUNNABLE if re.search(r"'(conv|impala)'", configs.path(name).read_text())]
 
 
 # What the files say.
@@ -157,10 +160,15 @@ def every_way() -> list[Any]:
     """(name, mode); what an algorithm's first hyper-parameters show in the other modes too, its others show slowly."""
     algo = {name: settings.read(name, [], {})["Experiment.algo"].value for name in RUNNABLE}
     first = {algo[name]: name for name in reversed(RUNNABLE)}
-    # Without XLA the seed's loop runs too.
-    quick = lambda name, mode: mode == "inline" or (mode == "seeds_loop" and first[algo[name]] == name)  # noqa: E731
+
+    def quick(name: str, mode: str) -> bool:
+        if name in OF_PICTURES:
+            return name in QUICK_PICTURES and mode == "inline_without_xla"
+        # Without XLA the seed's loop runs too.
+        return mode == "inline" or name == "dqn_cartpole" or (mode == "seeds_loop" and first[algo[name]] == name)
+
     return [
-        pytest.param(name, mode, marks=[] if quick(name, mode) or name == "dqn_cartpole" else [pytest.mark.slow])
+        pytest.param(name, mode, marks=[] if quick(name, mode) else [pytest.mark.slow])
         for name in RUNNABLE
         for mode in MODES
     ]

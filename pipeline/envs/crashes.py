@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from pipeline.types import RunError
 
@@ -33,6 +32,9 @@ class Crashes:
         self._rate = rate
         self._timeout = timeout
         self._told: set[str] = set()
+        self._since: float | None = None
+        """when the step under way began"""
+        self._is_armed = False
         self.steps = 0
         """environment steps so far"""
         self.count = 0
@@ -59,23 +61,34 @@ class Crashes:
                 flush=True,
             )
 
-    @contextmanager
-    def watch(self, lanes: int) -> Iterator[None]:
-        """Surrounds a step of `lanes` environments; raises Hang in one that goes on for longer than the timeout.
+    def watch(self, lanes: int) -> Crashes:
+        """To surround a step of `lanes` environments: raises Hang in one that goes on for longer than the timeout.
 
         In the main thread only, where signals arrive.
         """
         self.steps += lanes
-        if threading.current_thread() is not threading.main_thread():
-            yield
+        return self
+
+    def __enter__(self) -> None:
+        self._since = time.monotonic()
+        # One alarm a timeout, not one a step: setting one takes as long as a step of CartPole.
+        if not self._is_armed and threading.current_thread() is threading.main_thread():
+            self._arm(self._timeout)
+
+    def __exit__(self, *_: object) -> None:
+        self._since = None
+
+    def _arm(self, seconds: float) -> None:
+        signal.signal(signal.SIGALRM, self._look)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        self._is_armed = True
+
+    def _look(self, number: int, frame: object) -> None:
+        """What the alarm does: a step that began since it was set has time left."""
+        self._is_armed = False
+        if self._since is None:
             return
-        signal.signal(signal.SIGALRM, _raise)
-        signal.setitimer(signal.ITIMER_REAL, self._timeout)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
-
-
-def _raise(number: int, frame: object) -> None:
-    raise Hang("it did not come back from its step in time")
+        left = self._since + self._timeout - time.monotonic()
+        if left <= 0:
+            raise Hang("it did not come back from its step in time")
+        self._arm(left)

@@ -47,7 +47,7 @@ def environment_of(name: str) -> str | None:
 
 
 QUICK_PICTURES = ("dqn_pong", "ppo_coinrun")
-"""of the configurations whose networks see pictures, those that the quick tests learn with: XLA takes half a minute each"""
+"""of the configurations whose networks see pictures, those that quick tests learn with; XLA takes half a minute each"""
 RUNNABLE = [name for name in configs.names() if environment_of(name)]
 OF_PICTURES = [name for name in RUNNABLE if re.search(r"'(conv|impala)'", configs.path(name).read_text())]
 

@@ -1,55 +1,90 @@
-"""Any environment of gym 0.23 or of gymnasium, by id."""
+"""Any environment of gym 0.23 or of gymnasium: by id, or one that was made."""
 
 from __future__ import annotations
 
+import ctypes.util
+import functools
 import importlib
+import importlib.util
 import inspect
 import os
-from typing import Any
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import dm_env.specs as specs
 import numpy as np
-import tree
 
 from pipeline import index
-from pipeline.envs.environment import Done, Environment
+from pipeline.envs.environment import Done, Environment, pickled
+from pipeline.envs.extras import need
 from pipeline.envs.registry import ENVIRONMENTS
 from pipeline.types import Nest, UserError
 
 LIBRARIES = ("gym", "gymnasium")
+GYMNASIUM_FIRST = ("Taxi-v3",)
+"""ids of both that only gymnasium can draw; they play alike"""
+DEFAULT_OPTIONS = {
+    # Its track's numbers are not for the screen.
+    ("gym", "CarRacing-v1"): {"verbose": 0},
+}
+EXTRAS = {"ale_py": "atari", "Box2D": "box2d", "mujoco": "mujoco"}
+"""of ./setup.sh, by the package that it installs"""
+NARROW = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32, np.dtype(np.uint64): np.uint32}
+
+# A member of an enum costs ten times as much to look up in its class.
+NO, TERMINATED, TRUNCATED = Done
 
 
 def find(environment_id: str) -> tuple[str, str]:
     """The library that knows `environment_id`, and its id there.
 
-    Ids: 'CartPole-v1' (gym first, then gymnasium), 'gymnasium:CartPole-v1', 'module:Id-v0' (imports the module).
+    Ids: 'CartPole-v1' (gym first, then gymnasium, but for `GYMNASIUM_FIRST`), 'gymnasium:CartPole-v1', 'module:Id-v0'
+    (imports the module). ale_py's are gymnasium's: 'ALE/Pong-v5'.
+
     Raises UserError, with the near ids, where none knows it.
     """
     prefix, _, name = environment_id.rpartition(":")
-    libraries = LIBRARIES
+    libraries = LIBRARIES[::-1] if name in GYMNASIUM_FIRST else LIBRARIES
+    known: set[str] = set()
     if prefix in LIBRARIES:
         libraries = (prefix,)
     elif prefix:
-        _silence_gym()
-        try:
-            importlib.import_module(prefix)
-        except ImportError as error:
-            raise UserError(f"Environment '{environment_id}': {error}.") from error
-    known: set[str] = set()
+        known |= {key for key, value in vars(import_module(environment_id)).items() if isinstance(value, type)}
     for library in libraries:
         ids = _ids(library)
         if name in ids:
             return library, name
         known |= ids
-    raise UserError(f"There is no environment '{environment_id}'; {index.near(name, known)}")
+    if "gymnasium" in libraries:
+        ids = _with_atari(name)
+        if name in ids:
+            return "gymnasium", name
+        known |= ids
+    near = index.near(name, known)
+    if not near.startswith("did"):  # hundreds of ids are no help
+        near = "one of your own is written 'module:Id-v0', or 'module:Class'."
+    raise UserError(f"There is no environment '{environment_id}'; {near}")
+
+
+def import_module(name: str) -> Any:
+    """The module of 'module:Id-v0' or 'module:Class'; raises UserError where it cannot be imported."""
+    silence_gym()
+    prepare(None)
+    try:
+        return importlib.import_module(name.rpartition(":")[0])
+    except ImportError as error:
+        raise UserError(f"Environment '{name}': {error}.") from error
 
 
 def _library(name: str) -> Any:
-    _silence_gym()
+    silence_gym()
     return importlib.import_module(name)
 
 
-def _silence_gym() -> None:
+def silence_gym() -> None:
     """Keeps gym 0.23 from printing a notice about its age when it is imported."""
     importlib.import_module("gym_notices.notices").notices.clear()
 
@@ -59,48 +94,117 @@ def _ids(library: str) -> set[str]:
     return set(registry.env_specs if hasattr(registry, "env_specs") else registry)
 
 
-@ENVIRONMENTS.register("gym")
-class GymEnvironment(Environment):
-    """One environment of gym or gymnasium, with either's reset and step. Actions of a Box are clipped to its bounds."""
+def _with_atari(name: str) -> set[str]:
+    """gymnasium's ids and those that it has from ale_py, which must be installed where `name` is surely one of them."""
+    if name.startswith("ALE/") or "NoFrameskip" in name:
+        need("ale_py", "atari")
+    if importlib.util.find_spec("ale_py"):
+        ale = importlib.import_module("ale_py")
+        ale.ALEInterface.setLoggerMode(ale.LoggerMode.Error)
+        _library("gymnasium").register_envs(ale)
+    return _ids("gymnasium")
 
-    def __init__(self, environment_id: str, render_mode: str | None = None):
-        """`render_mode`: 'rgb_array' to `render`, 'human' to show itself in a window; see `make`."""
-        library, name = find(environment_id)
-        options: dict[str, Any] = {"disable_env_checker": True} if library == "gymnasium" else {}
-        if library == "gymnasium" and render_mode:
-            options["render_mode"] = render_mode
-        if render_mode == "rgb_array":
-            # A picture needs no screen, which gym 0.23 would open a window on, and no sound.
-            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-            os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
-        try:
-            self._environment = _library(library).make(name, **options)
-        except (ImportError, AttributeError, _library(library).error.Error) as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise UserError(
-                f"Environment '{environment_id}' cannot be made ({reason}); optional worlds are installed with"
-                " ./setup.sh --with=atari,box2d,mujoco."
-            ) from error
-        self.observation_spec = _spec(self._environment.observation_space)
-        self.action_spec = _spec(self._environment.action_space)
-        self._action_start = getattr(self._environment.action_space, "start", 0)
+
+def prepare(render_mode: str | None) -> None:
+    """Lets worlds that are made from now on draw without a screen, where they show no window."""
+    # Without a sound card SDL complains on the screen, and no sound is wanted.
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+    if render_mode == "rgb_array":
+        # A picture needs no screen, which gym 0.23 would open a window on.
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    if not os.environ.keys() & {"MUJOCO_GL", "DISPLAY"} and _has_egl():
+        # It is read when mujoco is imported, perhaps long before a picture is wanted.
+        os.environ["MUJOCO_GL"] = "egl"
+
+
+@functools.cache
+def _has_egl() -> bool:
+    return ctypes.util.find_library("EGL") is not None
+
+
+def _quieten_mujoco(library: str, name: str) -> None:
+    """Keeps MuJoCo from telling, with each environment and in a file, which words of a model's XML are outdated."""
+    if ".mujoco." in str(_library(library).spec(name).entry_point) and importlib.util.find_spec("mujoco"):
+        importlib.import_module("mujoco").set_mju_user_warning(_warn)
+
+
+def _warn(text: str) -> None:
+    if "deprecated" not in text:
+        warnings.warn(f"MuJoCo: {text}", stacklevel=2)
+
+
+def errors() -> tuple[type[Exception], ...]:
+    """What gym and gymnasium, as far as they are imported, raise where they cannot make an environment."""
+    return tuple(sys.modules[library].error.Error for library in LIBRARIES if library in sys.modules)
+
+
+def cannot_be_made(environment_id: str, error: Exception) -> UserError:
+    """The sentence for `error`, with the extra to install, or the newer id, where that is what helps."""
+    text = str(error).strip()
+    # mujoco_py, which moved to a project of its own, is no part of any extra.
+    if not re.search("mujoco_py|mujoco v2", text):
+        for package, extra in EXTRAS.items():
+            if re.search(rf"\b{package}\b", text, re.IGNORECASE) and importlib.util.find_spec(package) is None:
+                return UserError(
+                    f"Environment '{environment_id}' needs {package}, which is not installed: ./setup.sh --with={extra}"
+                    " installs it."
+                )
+    reason = text.partition("\n")[0].rstrip(".") or type(error).__name__
+    absent = isinstance(error, ImportError) or type(error).__name__ == "DependencyNotInstalled"
+    newest = _newest(environment_id) if absent or isinstance(error, AttributeError) else ""
+    advice = f": use {newest}" if newest else ""
+    if absent and not newest:
+        advice = f"; optional worlds are installed with ./setup.sh --with={','.join(EXTRAS.values())}"
+    return UserError(f"Environment '{environment_id}' cannot be made ({reason}){advice}.")
+
+
+def _newest(environment_id: str) -> str:
+    """The newest version of that id in gymnasium; '' where it is this one, or there is none."""
+    name = environment_id.rpartition(":")[2]
+    stem = name.rpartition("-v")[0]
+    matches = [re.fullmatch(rf"{re.escape(stem)}-v(\d+)", known) for known in _ids("gymnasium")]
+    newest = max((int(match[1]) for match in matches if match), default=None)
+    return "" if newest is None or name == f"{stem}-v{newest}" else f"{stem}-v{newest}"
+
+
+class GymAdapter(Environment):
+    """An environment of gym or gymnasium that was made, with either's reset and step.
+
+    States have the specs' dtypes; actions of a Box are clipped to its bounds. Where a Discrete or MultiDiscrete does
+    not start at 0, states and actions do here.
+    """
+
+    def __init__(self, name: str, environment: Any, make: Callable[[], Any], render_mode: str | None = None):
+        """`name`: for messages. `make`: makes another like `environment`."""
+        self._name = name
+        self._environment = environment
+        # A used world of Box2D never gets quite as new, so that a seed would not do the same to it again.
+        self._make = make if type(getattr(environment.unwrapped, "world", None)).__name__ == "b2World" else None
+        self._used = False
+        self.observation_spec, self._read, _ = _translate(environment.observation_space)
+        self.action_spec, _, self._write = _translate(environment.action_space)
         # Environments older than gym 0.22 have a method for it.
-        reset = inspect.signature(self._environment.unwrapped.reset).parameters.values()
-        self._seeded_by_reset = any(p.name == "seed" or p.kind is p.VAR_KEYWORD for p in reset)
-        space = self._environment.action_space
-        self._multi_discrete = type(space).__name__ == "MultiDiscrete"
-        self._bounds = (space.low, space.high) if type(space).__name__ == "Box" else None
-        self._discrete = isinstance(self.action_spec, specs.DiscreteArray)
-        self._dtype = None if isinstance(self.observation_spec, dict | tuple) else self.observation_spec.dtype
-        metadata = self._environment.metadata
+        self._seeded_by_reset = takes(environment.unwrapped.reset, "seed")
+        metadata = environment.metadata
         self.frame_rate = float(
             metadata.get("render_fps") or metadata.get("video.frames_per_second") or self.frame_rate
         )
+        modes = metadata.get("render_modes") or metadata.get("render.modes")
+        # gym's Taxi-v3 closes standard output where it is asked for a picture.
+        self._has_pictures = not modes or "rgb_array" in modes
         # gym 0.23 is told with every picture, gymnasium once.
-        self._render_options = {"mode": "rgb_array"} if library == "gym" else {}
-        self._shows_by_hand = render_mode == "human" and library == "gym"
+        of_gym = "gym" in sys.modules and isinstance(environment, sys.modules["gym"].Env)
+        told = of_gym and takes(environment.unwrapped.render, "mode")
+        self._render_options = {"mode": "rgb_array"} if told else {}
+        self._shows_by_hand = render_mode == "human" and told
+        if render_mode == "human" and not told and getattr(environment, "render_mode", None) != "human":
+            raise UserError(f"Environment '{name}' has no window of its own: use --record_video.")
 
     def _begin(self, seed: int | None) -> Nest:
+        if seed is not None and self._used and self._make is not None:
+            # The old one is not closed: that would end pygame under those beside it.
+            self._environment = self._make()
+        self._used = True
         if seed is None:
             result = self._environment.reset()
         elif self._seeded_by_reset:
@@ -108,71 +212,159 @@ class GymEnvironment(Environment):
         else:
             self._environment.seed(seed)
             result = self._environment.reset()
-        # (state, info); a state may be a pair too.
-        informed = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
-        self._show()
-        return self._cast(result[0] if informed else result)
-
-    def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
-        if self._discrete:
-            action = int(action) + self._action_start
-        elif self._multi_discrete:
-            action = action + self._action_start
-        elif self._bounds is not None:
-            action = np.clip(action, *self._bounds)
-        state, reward, *ending, info = self._environment.step(action)
-        self._show()
-        if len(ending) == 2:
-            terminated, truncated = ending
-        else:
-            truncated = ending[0] and info.get("TimeLimit.truncated", False)
-            terminated = ending[0] and not truncated
-        done = Done.TERMINATED if terminated else Done.TRUNCATED if truncated else Done.NO
-        return self._cast(state), float(reward), done
-
-    def _show(self) -> None:
         if self._shows_by_hand:
             self._environment.render()
+        # (state, info); a state may be a pair too.
+        informed = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
+        return self._read(result[0] if informed else result)
+
+    def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
+        result = self._environment.step(self._write(action))
+        if self._shows_by_hand:
+            self._environment.render()
+        if len(result) == 5:
+            state, reward, terminated, truncated, _ = result
+        else:
+            state, reward, ended, info = result
+            truncated = ended and info.get("TimeLimit.truncated", False)
+            terminated = ended and not truncated
+        return self._read(state), float(reward), TERMINATED if terminated else TRUNCATED if truncated else NO
 
     def render(self) -> np.ndarray:
+        if not self._has_pictures:
+            raise UserError(f"{self._name} has no pictures to record.")
         try:
             frame = np.asarray(self._environment.render(**self._render_options))
         except Exception as error:  # whatever a library raises that misses a screen or a driver
-            raise UserError(f"{self._environment.spec.id} cannot be drawn here ({error}).") from error
+            raise UserError(f"{self._name} cannot be drawn here ({error}).") from error
         if frame.dtype != np.uint8 or frame.ndim != 3:
-            raise UserError(f"{self._environment.spec.id} has no pictures to record.")
+            raise UserError(f"{self._name} has no pictures to record.")
         return frame
 
     def state(self) -> bytes | None:
         # An EzPickle's pickle holds the arguments that it was made with, and nothing of its state.
-        return None if hasattr(self._environment.unwrapped, "_ezpickle_args") else super().state()
+        if hasattr(self._environment.unwrapped, "_ezpickle_args"):
+            return None
+        return pickled({"_environment": self._environment, "_ended": self._ended})
 
     def close(self) -> None:
         self._environment.close()
 
-    def _cast(self, state: Nest) -> Nest:
-        if self._dtype is not None:
-            return np.asarray(state, self._dtype)
-        cast = lambda spec, part: np.asarray(part, spec.dtype)  # noqa: E731
-        return tree.map_structure_up_to(self.observation_spec, cast, self.observation_spec, state)
+
+@ENVIRONMENTS.register("gym")
+class GymEnvironment(GymAdapter):
+    """One environment of gym or gymnasium, by its id: see `find`."""
+
+    def __init__(self, environment_id: str, render_mode: str | None = None, options: dict[str, object] | None = None):
+        """`render_mode`: 'rgb_array' to `render`, 'human' to show itself in a window; see `make`.
+
+        `options`: keyword arguments of the library's own `make`, as {'continuous': True} of CarRacing-v3.
+        """
+        library, name = find(environment_id)
+        prepare(render_mode)
+        keywords = DEFAULT_OPTIONS.get((library, name), {}) | (options or {})
+        if library == "gymnasium":
+            keywords = {"disable_env_checker": True} | ({"render_mode": render_mode} if render_mode else {}) | keywords
+        make = functools.partial(_library(library).make, name, **keywords)
+        mendable: tuple[type[Exception], ...] = (ImportError, *errors())
+        if library == "gym":  # whose Box2D worlds are absent without a word where Box2D is
+            mendable += (AttributeError,)
+        if options or render_mode:
+            mendable += (TypeError,)
+        if options:
+            mendable += (ValueError, AssertionError)
+        try:
+            _quieten_mujoco(library, name)
+            environment = make()
+        except mendable as error:
+            raise cannot_be_made(environment_id, error) from error
+        super().__init__(environment_id, environment, make, render_mode)
 
 
-def _spec(space: Any) -> Nest:
-    """The spec of a gym or gymnasium space; 64-bit numbers become 32-bit."""
-    kind = type(space).__name__
-    if kind == "Discrete":
-        return specs.DiscreteArray(int(space.n), np.int32)
-    if kind == "MultiDiscrete":
-        return specs.BoundedArray(space.nvec.shape, np.int32, 0, space.nvec - 1)
-    if kind == "MultiBinary":
-        return specs.BoundedArray(space.shape, np.int32, 0, 1)
-    if kind == "Box":
-        wide = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
-        return specs.BoundedArray(space.shape, wide.get(space.dtype, space.dtype), space.low, space.high)
-    if kind == "Dict":
-        return {name: _spec(part) for name, part in space.spaces.items()}
-    if kind == "Tuple":
-        return tuple(_spec(part) for part in space.spaces)
-    raise UserError(
-        f"Spaces of kind {kind} are not supported; use Discrete, MultiDiscrete, MultiBinary, Box, Dict or Tuple."
+def takes(function: Callable[..., Any], parameter: str) -> bool:
+    """Whether `function` takes a keyword argument of that name."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.name == parameter or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+class Translation(NamedTuple):
+    """How a space's values become ours and ours become its."""
+
+    spec: Nest
+    read: Callable[[Any], Nest]
+    """a state of the space -> arrays as `spec` has them"""
+    write: Callable[[Nest], Any]
+    """an action as `spec` has it -> one of the space"""
+
+
+def _translate(space: Any) -> Translation:
+    for cls in type(space).__mro__:
+        if cls.__name__ in KINDS:
+            return KINDS[cls.__name__](space)
+    *others, last = KINDS
+    raise UserError(f"Spaces of kind {type(space).__name__} are not supported; use {', '.join(others)} or {last}.")
+
+
+def _discrete(space: Any) -> Translation:
+    spec = specs.DiscreteArray(int(space.n), np.int32)
+    start = int(getattr(space, "start", 0))
+    if start == 0:
+        return Translation(spec, _as(np.int32), int)
+    return Translation(spec, lambda state: np.asarray(state - start, np.int32), lambda action: int(action) + start)
+
+
+def _multi_discrete(space: Any) -> Translation:
+    start = np.asarray(getattr(space, "start", np.zeros_like(space.nvec)), space.dtype)
+    return Translation(
+        specs.BoundedArray(space.nvec.shape, np.int32, 0, space.nvec - 1),
+        lambda state: np.subtract(state, start).astype(np.int32),
+        lambda action: np.add(action, start),
     )
+
+
+def _multi_binary(space: Any) -> Translation:
+    return Translation(specs.BoundedArray(space.shape, np.int32, 0, 1), _as(np.int32), _as(space.dtype))
+
+
+def _box(space: Any) -> Translation:
+    low, high = space.low, space.high
+    dtype = np.dtype(NARROW.get(space.dtype, space.dtype))
+    if np.issubdtype(dtype, np.integer):
+        low, high = np.clip((low, high), np.iinfo(dtype).min, np.iinfo(dtype).max)
+    with np.errstate(over="ignore"):  # float64's largest numbers become infinite
+        spec = specs.BoundedArray(space.shape, dtype, low, high)
+    # np.clip takes twice the time; of arrays without dimensions both make numbers.
+    clip = lambda action: np.asarray(np.minimum(np.maximum(action, space.low), space.high))  # noqa: E731
+    return Translation(spec, _as(dtype), clip)
+
+
+def _dict(space: Any) -> Translation:
+    parts = {name: _translate(part) for name, part in space.spaces.items()}
+    return Translation(
+        {name: part.spec for name, part in parts.items()},
+        lambda state: {name: part.read(state[name]) for name, part in parts.items()},
+        lambda action: {name: part.write(action[name]) for name, part in parts.items()},
+    )
+
+
+def _tuple(space: Any) -> Translation:
+    parts = [_translate(part) for part in space.spaces]
+    return Translation(
+        tuple(part.spec for part in parts),
+        lambda state: tuple(part.read(own) for part, own in zip(parts, state, strict=True)),
+        lambda action: tuple(part.write(own) for part, own in zip(parts, action, strict=True)),
+    )
+
+
+def _as(dtype: Any) -> Callable[[Any], np.ndarray]:
+    return lambda value: np.asarray(value, dtype)
+
+
+KINDS: dict[str, Callable[[Any], Translation]] = {
+    "Discrete": _discrete,
+    "MultiDiscrete": _multi_discrete,
+    "MultiBinary": _multi_binary,
+    "Box": _box,
+    "Dict": _dict,
+    "Tuple": _tuple,
+}

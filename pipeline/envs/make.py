@@ -10,6 +10,7 @@ import gin
 
 from pipeline.envs.block import Alone, Block, InProcess
 from pipeline.envs.environment import Environment
+from pipeline.envs.named import is_class
 from pipeline.envs.processes import Processes
 from pipeline.envs.registry import ENVIRONMENTS
 from pipeline.envs.wrappers.registry import WRAPPERS
@@ -79,12 +80,12 @@ def _resolve(name: str) -> tuple[type, str]:
         prefix, colon, rest = "procgen", ":", name
     if prefix in ENVIRONMENTS.names() and prefix != "gym":
         return ENVIRONMENTS.load(prefix), rest if colon else ""
-    return ENVIRONMENTS.load("gym"), name
+    return ENVIRONMENTS.load("class" if is_class(name) else "gym"), name
 
 
 def _recipe(name: str, render_mode: str | None, training: bool, wrappers: Sequence[str]) -> list[_Part]:
     cls, rest = _resolve(name)
-    if cls is ENVIRONMENTS.load("gym"):
+    if cls in (ENVIRONMENTS.load("gym"), ENVIRONMENTS.load("class")):
         base = _Part(cls, (rest, render_mode), {})
     elif render_mode == "human":
         raise UserError(f"Environment '{name}' has no window of its own: use --record_video.")

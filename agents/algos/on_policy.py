@@ -12,6 +12,7 @@ import tree
 from agents.advantages.registry import ADVANTAGES
 from agents.algos.algo import Algo
 from agents.algos.grad_comp.registry import GRADIENT_FUNCTIONS
+from agents.losses.returns import gae
 from agents.lr_schedules.registry import LR_SCHEDULES
 from agents.models.moments import Moments
 from agents.models.registry import MODELS
@@ -33,7 +34,7 @@ class Examples(NamedTuple):
     value: tf.Tensor
     """before the rollout's updates"""
     raw_return: tf.Tensor
-    """in the environment's unit"""
+    """the discounted rewards up to the rollout's end, in the environment's unit"""
 
 
 class OnPolicy(Algo):
@@ -130,7 +131,8 @@ class OnPolicy(Algo):
             value = tf.reshape(self.value(params, rows), steps.reward.shape)
         advantage = self._advantage(steps, value, self._gamma)
         target = advantage + value[:, :-1]
-        raw = target * params.moments["return"].deviation() if self._normalize_returns else target
+        # Of rewards alone: with values in it, a growing deviation would make values grow, and these the deviation.
+        raw = gae(batch.steps.reward, steps.discount, steps.last, tf.zeros_like(value), self._gamma, 1.0)
         live = tf.cast(~steps.last[:, :-1], tf.float32)
         weight = live / tf.maximum(replica_mean(live), 1e-8)
         if self._normalize_advantages:

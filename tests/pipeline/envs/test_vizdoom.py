@@ -286,7 +286,7 @@ def test_a_game_ends_with_its_program(folders: tuple[Path, Path], ending: str, c
         env={"TMPDIR": str(temporary), "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stdout, done.stderr) == (code, "begun\n", "")
     if code:
@@ -318,7 +318,7 @@ def test_a_killed_game_raises_and_another_one_runs(make: Any) -> None:
 
 
 def test_lanes_outlive_a_killed_game(capsys: pytest.CaptureFixture[str]) -> None:
-    crashes = Crashes(rate=1.0, timeout=30.0)
+    crashes = Crashes(rate=1.0, timeout=300.0)
     lanes = Lanes(InProcess([partial(VizDoom, "basic")] * 2), crashes=crashes)
     lanes.reset(0)
     actions = np.full(2, NOTHING, np.int32)

@@ -96,7 +96,7 @@ class Procgen(Block):
         self._steps = np.where(begins, 0, self._steps + 1)
         ended = first & ~begins
         done = np.where(ended, np.where(self._steps >= self._limit, self._cut, Done.TERMINATED), Done.NO)
-        state = seen["rgb"].copy()
+        state = seen["rgb"]  # the library gives copies
         state[ended] = self._state[ended]
         self._state, self._ended = state, ended
         return state, np.where(begins, 0, reward).astype(np.float32), done.astype(np.int8)
@@ -127,4 +127,4 @@ class Procgen(Block):
         self._steps = np.zeros(len(self), int)
 
     def _pictures(self) -> np.ndarray:
-        return self._games.observe()[1]["rgb"].copy()
+        return self._games.observe()[1]["rgb"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -92,7 +93,9 @@ def _recipe(name: str, render_mode: str | None, training: bool, wrappers: Sequen
     elif issubclass(cls, Block):
         base = _Part(cls, (rest, 1, training, render_mode is not None), {})
     else:
-        base = _Part(cls, (rest,) if rest else (), {})
+        needed = [p for p in inspect.signature(cls).parameters.values() if p.default is p.empty]
+        # Without the name that it needs it says which ones there are.
+        base = _Part(cls, (rest,) if rest or needed else (), {})
     return [base, *(_Part(WRAPPERS.load(wrapper), (), {}) for wrapper in wrappers)]
 
 

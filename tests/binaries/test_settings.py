@@ -233,7 +233,7 @@ def test_values_of_the_parameters_type_are_taken(write: Write, text: str, value:
 
 
 def test_every_configurable_parameter_has_a_type_that_can_be_checked() -> None:
-    samples = (1, 1.5, True, "a", (1,), ("a",), (True,))
+    samples = (1, 1.5, True, "a", (1,), ("a",), (True,), {"a": 1})
     for entry in settings.entries().values():
         for parameter, annotation in entry.parameters.items():
             assert annotation != "object", f"{entry.class_name}.{parameter} has no annotation"

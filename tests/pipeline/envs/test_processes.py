@@ -207,7 +207,7 @@ def test_lanes_in_processes_go_on_from_their_state() -> None:
 def test_settings_and_wrappers_reach_the_processes() -> None:
     gin.parse_config("Scripted.lengths = (2,)\nScripted.truncated = (False,)")
     importable = maker("scripted", True, ["time_limit", "frame_stack"])
-    gin.parse_config("TimeLimit.steps = 1\nFrameStack.frames = 3")
+    gin.parse_config("pipeline.envs.wrappers.basic.TimeLimit.steps = 1\nFrameStack.frames = 3")
     block = make_block("scripted", 2, True, ["time_limit", "frame_stack"], processes=1)
     gin.clear_config()
     assert importable().observation_spec.shape == (4, 2)

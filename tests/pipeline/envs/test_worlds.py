@@ -165,7 +165,7 @@ def test_a_world_that_fails_begins_anew(world: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("world", [world for world in WORLDS if WITHOUT_PICTURES not in str(world)])
 def test_a_recorded_video_plays(world: str, tmp_path: Path) -> None:
     WRAPPERS.load("time_limit")
-    gin.parse_config("TimeLimit.steps = 6")
+    gin.parse_config("pipeline.envs.wrappers.basic.TimeLimit.steps = 6")
     videos = Videos(tmp_path, "libx264")
     videos.start()
     maker = partial(make, world, "rgb_array", True, ["time_limit"])
@@ -198,6 +198,8 @@ def test_envpool_says_that_it_draws_nothing() -> None:
         ("procgen-coinrn-v0", "There is no Procgen game 'coinrn'; did you mean coinrun"),
         ("envpool:Pong-v4", "EnvPool has no task 'Pong-v4'; did you mean"),
         ("procgen:", "There is no Procgen game ''; there are: bigfish"),
+        ("vizdoom", "ViZDoom has no scenario ''"),
+        ("dm_control", "there are: "),
     ],
 )
 def test_an_unknown_name_lists_the_near_ones(world: str, sentence: str) -> None:

@@ -56,9 +56,14 @@ class Bare(NamedTuple):
 def rows() -> list[Row]:
     """Every row of the table."""
     cores = os.cpu_count() or 1
-    cart_pole, half_cheetah, lander = (
+    cart_pole, half_cheetah, lander, racing = (
         Bare(1, functools.partial(_gym, library, name))
-        for library, name in (("gym", "CartPole-v1"), ("gymnasium", "HalfCheetah-v5"), ("gymnasium", "LunarLander-v3"))
+        for library, name in (
+            ("gym", "CartPole-v1"),
+            ("gymnasium", "HalfCheetah-v5"),
+            ("gymnasium", "LunarLander-v3"),
+            ("gymnasium", "CarRacing-v3"),
+        )
     )
 
     def block(name: str, lanes: int, processes: int = 0) -> Callable[[], Block]:
@@ -90,6 +95,8 @@ def rows() -> list[Row]:
         Row("MuJoCo", f"HalfCheetah-v5, 8 lanes, {split}", 8, block("HalfCheetah-v5", 8, cores), half_cheetah),
         envpool("MuJoCo", "HalfCheetah-v4", 32),
         Row("Box2D", "LunarLander-v3, 8 lanes", 8, block("gymnasium:LunarLander-v3", 8), lander),
+        Row("Box2D", "CarRacing-v3, 4 lanes", 4, block("gymnasium:CarRacing-v3", 4), racing),
+        Row("Box2D", f"CarRacing-v3, 4 lanes, {split}", 4, block("gymnasium:CarRacing-v3", 4, cores), racing),
     ]
 
 

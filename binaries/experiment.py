@@ -372,8 +372,9 @@ class Plan:
             lanes = self._evaluation_lanes(episodes, test and not training_levels, training_levels)
             return Evaluator(self.algo, params, lanes, episodes, seed, experiment.eval_policy == "greedy")
 
-        made = {kind: evaluator(False)}
-        return {**made, f"{kind}/training_levels": evaluator(True)} if has_held_out(experiment.environment) else made
+        trained = {f"{kind}/training_levels": evaluator(True)} if has_held_out(experiment.environment) else {}
+        # The one that counts comes last, in what is said and in results.jsonl.
+        return {**trained, kind: evaluator(False)}
 
     def build(self, scratch: Path, port: int | None = None, replay: Path | None = None) -> Parts:
         """Starts the Reverb server (with the contents of `replay`) and puts the parts together.

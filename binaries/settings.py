@@ -179,14 +179,14 @@ def _fits(value: Any, annotation: str) -> bool:
 def apply(settings: dict[str, Binding], package: str = "") -> None:
     """Imports the classes that are configured and hands the settings to gin: constructors read them from then on.
 
-    With a `package`, only those of its classes.
+    With a `package`, only those of its classes, and of classes that were added to its registry.
     """
     known = entries()
     lines = []
     for binding in settings.values():
         scope, slash, owner = binding.owner.rpartition("/")
         module = known[owner].module
-        if not f"{module}.".startswith(f"{package}." if package else ""):
+        if package and not any(f"{p}.".startswith(f"{package}.") for p in (module, known[owner].registry)):
             continue
         importlib.import_module(module)
         # With the module, because other packages register classes too: tf-agents has a Learner of its own.

@@ -15,7 +15,7 @@ class Frames(specs.BoundedArray):
     """The spec of `count` states in a row, [count, *one state's shape], the oldest first.
 
     An episode's first state stands for those before it. A row stores the newest state only, and the learner puts the
-    stacks together again (`pipeline.rows.Rows.restack`).
+    stacks together again (`pipeline.rows.restack`).
     """
 
     def __init__(self, one: specs.Array, count: int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import dm_env.specs as specs
@@ -60,7 +61,8 @@ class Atari(Block):
         known = need("ale_py.roms", "atari").get_all_rom_ids()
         if name not in known:
             raise UserError(f"There is no Atari game '{name}'; {index.near(name, known)}")
-        self._games = need("ale_py.vector_env", "atari").AtariVectorEnv(
+        self._make = functools.partial(
+            need("ale_py.vector_env", "atari").AtariVectorEnv,
             name,
             lanes,
             num_threads=min(threads, lanes),
@@ -76,6 +78,7 @@ class Atari(Block):
             reward_clipping=False,
             use_fire_reset=fire_at_start,
         )
+        self._games = self._make()
         self.failures = {}
         self.frame_rate = 60.0 / frame_skip
         picture = specs.BoundedArray((height, width, 1), np.uint8, 0, 255)
@@ -105,6 +108,8 @@ class Atari(Block):
         return self._state, reward.astype(np.float32), done.astype(np.int8)
 
     def renew(self, lane: int) -> Sequence[int]:
+        self._games.close()
+        self._games = self._make()
         self._begins = True
         return range(len(self))
 

@@ -11,7 +11,7 @@ import numpy as np
 import tree
 
 from pipeline.envs.environment import Done, Environment
-from pipeline.types import Nest
+from pipeline.types import Nest, UserError
 
 Result = tuple[Nest, np.ndarray, np.ndarray]
 """states [E, ...], rewards [E] f32, dones [E] i8 (values of `Done`); arrays that nobody writes to later"""
@@ -53,8 +53,8 @@ class Block(abc.ABC):
         """Makes the environment of `lane` anew; returns the lanes that begin with their next step because of it."""
 
     def render(self) -> np.ndarray:
-        """A picture of the first lane's state, u8 [height, width, 3]."""
-        raise NotImplementedError
+        """A picture of the first lane's state, u8 [height, width, 3]; raises UserError where it can give none."""
+        raise UserError(f"{type(self).__name__} draws no pictures: leave out --record_video.")
 
     def state(self) -> Any | None:
         """All that the next steps depend on, picklable; None where that cannot be had."""
@@ -120,9 +120,6 @@ class InProcess(Block):
             self._environments[lane].close()
         self._environments[lane] = self._makers[lane]()
         return [lane]
-
-    def render(self) -> np.ndarray:
-        return self._environments[0].render()
 
     def state(self) -> Any | None:
         states = [environment.state() for environment in self._environments]

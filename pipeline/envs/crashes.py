@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -34,7 +35,8 @@ class Crashes:
         self._told: set[str] = set()
         self._since: float | None = None
         """when the step under way began"""
-        self._is_armed = False
+        self._alarm_at = -math.inf
+        """when the alarm that was set last rings"""
         self.steps = 0
         """environment steps so far"""
         self.count = 0
@@ -72,7 +74,7 @@ class Crashes:
     def __enter__(self) -> None:
         self._since = time.monotonic()
         # One alarm a timeout, not one a step: setting one takes as long as a step of CartPole.
-        if not self._is_armed and threading.current_thread() is threading.main_thread():
+        if self._since > self._alarm_at and threading.current_thread() is threading.main_thread():
             self._arm(self._timeout)
 
     def __exit__(self, *_: object) -> None:
@@ -81,11 +83,10 @@ class Crashes:
     def _arm(self, seconds: float) -> None:
         signal.signal(signal.SIGALRM, self._look)
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        self._is_armed = True
+        self._alarm_at = time.monotonic() + seconds
 
     def _look(self, number: int, frame: object) -> None:
         """What the alarm does: a step that began since it was set has time left."""
-        self._is_armed = False
         if self._since is None:
             return
         left = self._since + self._timeout - time.monotonic()

@@ -79,11 +79,9 @@ class EnvPool(Block):
         return self._seen(state), reward.astype(np.float32), done.astype(np.int8)
 
     def renew(self, lane: int) -> Sequence[int]:
-        self._begins = True
+        self._games.close()
+        self._begin(int(np.random.default_rng().integers(2**31)))
         return range(len(self))
-
-    def render(self) -> np.ndarray:
-        raise UserError("EnvPool draws no pictures: leave out --record_video, or record with the world's own library.")
 
     def close(self) -> None:
         self._games.close()

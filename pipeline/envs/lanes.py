@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,7 +52,8 @@ class Lanes:
         if waiting is not None and not waiting.any():
             waiting = None
         if waiting is not None and waiting.all():
-            self.reset()
+            with contextlib.nullcontext() if self._crashes is None else self._crashes.watch(len(self)):
+                self.reset()
             return self._state, np.zeros(len(self), np.float32), self._done
         if self._crashes is None:
             result = self._block.step(actions, waiting)
@@ -99,8 +101,9 @@ class Lanes:
         lost = np.zeros(len(self), bool)
         lost[self._renew(crashes)] = True
         if result is None:
+            while not lost.all():
+                lost[self._block.renew(int(np.flatnonzero(~lost)[0]))] = True
             result = (self._state, np.zeros(len(self), np.float32), self._done)
-            lost[:] = True
         return self._instead(result, lost, np.full(len(self), Done.TRUNCATED, np.int8))
 
     def _renew(self, crashes: Crashes) -> list[int]:

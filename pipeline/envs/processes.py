@@ -82,10 +82,6 @@ class _Worker:
         with contextlib.suppress(OSError):  # one that is gone shows when its answer is read
             self.pipe.send((name, argument))
 
-    def answer(self) -> Any:
-        """What it says; raises EOFError or OSError where it is gone."""
-        return self.pipe.recv()
-
     def end(self, patience: float) -> None:
         """Waits for it to end, and makes it."""
         self.pipe.close()
@@ -127,7 +123,8 @@ class Processes(Block):
     def reset(self, seeds: Sequence[int | None]) -> Nest:
         for worker in self._workers:
             worker.send("reset", [seeds[lane] for lane in worker.lanes])
-        self._answers(self._workers, self._timeout)
+        # The first one may start a simulator.
+        self._answers(self._workers, START_S)
         return self._states()
 
     def step(self, actions: Nest, waiting: np.ndarray | None = None) -> Result:
@@ -158,10 +155,6 @@ class Processes(Block):
         for worker, own in zip(self._workers, state, strict=True):
             worker.send("restore", own)
         self._answers(self._workers, self._timeout)
-
-    def render(self) -> np.ndarray:
-        self._workers[0].send("render", None)
-        return self._answers(self._workers[:1], self._timeout)[0]
 
     def close(self) -> None:
         for worker in self._workers:
@@ -195,7 +188,7 @@ class Processes(Block):
                     assert isinstance(pipe, Connection)
                     worker = missing.pop(pipe)
                     try:
-                        failures, answers[worker.lanes.start] = worker.answer()
+                        failures, answers[worker.lanes.start] = worker.pipe.recv()
                     except (EOFError, OSError):
                         self._lose(worker, "its process died", CLOSE_S)
                     else:
@@ -250,7 +243,6 @@ def _serve(
         "renew": lambda lane: list(block.renew(lane)),
         "state": lambda _: block.state(),
         "restore": block.restore,
-        "render": lambda _: block.render(),
     }
     with contextlib.suppress(EOFError, OSError):
         while (message := pipe.recv())[0] != "close":

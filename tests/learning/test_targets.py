@@ -23,6 +23,7 @@ TARGETS = {
     "ppo_mountaincar": (1_000_000, -130.0),
     "ddpg_cartpole": (100_000, 400.0),
     "ppo_lunarlander": (1_000_000, 200.0),
+    "ppo_vizdoom_basic": (100_000, 75.0),
 }
 
 

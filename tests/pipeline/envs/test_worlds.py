@@ -15,11 +15,13 @@ import psutil
 import pytest
 import tree
 
+from pipeline.envs.block import InProcess
 from pipeline.envs.crashes import Crashes
 from pipeline.envs.environment import Done
 from pipeline.envs.lanes import Lanes
 from pipeline.envs.make import has_held_out, make, make_block
 from pipeline.envs.recorder import Recorder, Videos
+from pipeline.envs.registry import ENVIRONMENTS
 from pipeline.envs.wrappers.registry import WRAPPERS
 from pipeline.frames import Frames
 from pipeline.types import UserError
@@ -157,7 +159,8 @@ def test_a_world_that_fails_begins_anew(world: str, monkeypatch: pytest.MonkeyPa
     state, reward, done = made.step(actions)
     check(made.observation_spec, state)
     assert not done.any()
-    assert not reward[0]
+    # Every lane begins.
+    assert not reward.any()
     made.step(actions)
     made.close()
 
@@ -320,6 +323,27 @@ def test_a_lost_life_ends_an_episode_of_training_only_where_asked() -> None:
     training, evaluation = (returns_of_breakout(mode, 200).count(Done.TERMINATED) for mode in (True, False))
     # Breakout has five lives.
     assert training >= 4 * max(1, evaluation)
+
+
+def episodes(made: Lanes, steps: int) -> list[Any]:
+    """States, rewards and endings of one lane with random actions."""
+    generator = np.random.default_rng(0)
+    results = [(made.reset(7), np.zeros(1), np.zeros(1))]
+    results += [made.step(random_actions(made.action_spec, generator, 1)) for _ in range(steps)]
+    made.close()
+    return results
+
+
+@pytest.mark.parametrize(("world", "steps"), [("atari:breakout", 400), ("procgen:starpilot", 600)])
+def test_a_lane_alone_plays_as_in_its_library(world: str, steps: int) -> None:
+    """After a lost life too: the next episode goes on with the game."""
+    ENVIRONMENTS.load("atari")
+    gin.parse_config("Atari.life_loss_ends = True\nAtari.sticky_actions = 0.0\nAtari.fire_at_start = True")
+    inside = episodes(Lanes(make_block(world, 1)), steps)
+    alone = episodes(Lanes(InProcess([partial(make, world)])), steps)
+    assert sum(int(done[0] != Done.NO) for _, _, done in inside) > 1
+    for one, other in zip(inside, alone, strict=True):
+        assert all(map(np.array_equal, one, other))
 
 
 def test_sticky_actions_make_the_game_random() -> None:

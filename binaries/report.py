@@ -310,17 +310,30 @@ def summary(one: Group) -> str:
 
 
 def speed_rows(groups: Sequence[Group]) -> list[list[str]]:
-    """Of each group, environment steps and updates a second: the median over log points, then over runs."""
+    """Of each group, environment steps and updates a second: the median over runs of each one's mean over time."""
     rows = []
     for one in groups:
         rates = []
         for run in one.runs:
-            steps = float(np.median([rate for _, rate in run.train[STEPS_RATE]])) if run.train[STEPS_RATE] else math.nan
-            # Updates may come more rarely than log points, so that the median of their own rate is 0.
+            steps = _mean_rate(run.train[STEPS_RATE])
             last = run.results[-1] if run.results else {"updates": math.nan, "env_steps": 1}
             rates.append((steps, steps * last["updates"] / last["env_steps"]))
         rows.append([one.name, *(_number(float(rate), 0) for rate in np.median(rates, axis=0))])
     return rows
+
+
+def _mean_rate(points: Points) -> float:
+    """Steps a second over all the time that log points (step, steps a second since the one before) cover.
+
+    An algorithm that acts and learns in turn has log points of either, and the time is in those of learning.
+    """
+    steps, seconds, before = 0, 0.0, 0
+    for step, rate in points:
+        if rate > 0:
+            steps += step - before
+            seconds += (step - before) / rate
+        before = step
+    return steps / seconds if seconds else math.nan
 
 
 def fault_rows(groups: Sequence[Group]) -> list[list[str]]:

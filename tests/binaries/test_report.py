@@ -16,7 +16,7 @@ import pytest
 import tensorflow as tf
 
 from binaries import report
-from binaries.report import choose_videos, curve, differences, find, group, iqm, read, write
+from binaries.report import choose_videos, curve, differences, find, group, iqm, read, speed_rows, write
 from pipeline.types import UserError
 from tests.binaries.programs import run as run_program
 
@@ -132,6 +132,16 @@ def test_a_run_is_read_as_it_stands_there(tmp_path: Path) -> None:
     assert run.operative["MLP.hidden_sizes"] == "(256, 256)"
 
 
+def test_the_speed_of_acting_and_learning_in_turn_is_that_of_both(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 0, None)
+    with tf.summary.create_file_writer(str(folder / "train")).as_default():
+        # Nine of ten log points are of acting, at 1,000 steps a second; 100 steps of learning take 10 s.
+        for step in range(100, 1_100, 100):
+            tf.summary.scalar("speed/env_steps_per_second", 10.0 if step == 500 else 1_000.0, step)
+    ((_, steps, _),) = speed_rows(groups_of(folder))
+    assert steps == "92"  # 1,000 steps in 0.9 + 10 s
+
+
 class Texts(html.parser.HTMLParser):
     """What a person reads on a page, and its tags."""
 
@@ -156,7 +166,7 @@ def test_the_report_of_several_runs(tmp_path: Path) -> None:
     assert (tmp_path / "to/report.md").read_text() == text
     assert "| 1 | 1,000 | 500 | 101.0 +- 1.5 | 100 | greedy, seed 2000000 |" in text
     assert "IQM 101.0 [100.0, 102.0], mean 101.0 +- 0.8, over 3 runs." in text
-    assert "| dqn_cartpole | 1,450 | 725 |" in text
+    assert "| dqn_cartpole | 1,391 | 696 |" in text
     assert (tmp_path / "to/curve.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "to/report.html").read_text()
     shown = Texts(page)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
+import sys
 import threading
 import time
 import traceback
+import weakref
 
 from pipeline.types import RunError
 
 FREE = 3
 """crashes that any run may have"""
+PATIENCE = 2
+"""timeouts after which a step that its alarm did not end ends the process"""
+TICKS = 10
+"""looks in a timeout"""
 
 
 class CrashError(RunError):
@@ -28,7 +35,8 @@ class Crashes:
     def __init__(self, rate: float, timeout: float):
         """`rate`: crashes an environment step that are borne.
 
-        `timeout`: seconds that one step of all lanes may take.
+        `timeout`: seconds that one step of all lanes may take. Where it is in native code, which nothing interrupts, the
+        process ends after twice as long, with a sentence.
         """
         self._rate = rate
         self._timeout = timeout
@@ -40,6 +48,7 @@ class Crashes:
         self.steps = 0
         """environment steps so far"""
         self.count = 0
+        threading.Thread(target=_watch, args=(weakref.ref(self), timeout), daemon=True, name="steps").start()
 
     def count_from(self, count: int, steps: int) -> None:
         """Goes on from `count` failures in `steps` environment steps."""
@@ -93,3 +102,25 @@ class Crashes:
         if left <= 0:
             raise Hang("it did not come back from its step in time")
         self._arm(left)
+
+
+def _watch(watched: weakref.ref[Crashes], timeout: float) -> None:
+    """Ends the process where one step is under way at too many looks in a row.
+
+    Looks and no clock, because a process that was stopped for a while is not late.
+    """
+    before, looks = None, 0
+    while (crashes := watched()) is not None:
+        looks = looks + 1 if crashes._since is not None and crashes._since == before else 0
+        before = crashes._since
+        del crashes
+        if looks > PATIENCE * TICKS:
+            print(
+                f"The environments have not come back from one step for {PATIENCE * timeout:.0f} s, in native code that"
+                " cannot be interrupted, so this process ends; the same command resumes the run."
+                " Experiment.env_processes=1 steps them in a process that is replaced.",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)
+        time.sleep(timeout / TICKS)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
+import os
+import signal
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,3 +86,49 @@ def test_without_a_count_failures_are_raised() -> None:
     Flaky.plan = ["raise"]
     with pytest.raises(RuntimeError, match="the simulator fell over"):
         lanes.step(ACTIONS[:1])
+
+
+class Stuck(Scripted):
+    """Its third step never comes back: it waits in native code, where no signal's handler runs."""
+
+    def __init__(self) -> None:
+        super().__init__((10**9,), (True,))
+
+    def _advance(self, action: Any) -> Any:
+        state, reward, done = super()._advance(action)
+        if state[1] == 3:
+            lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
+            lock(mutex)
+            lock(mutex)
+        return state, reward, done
+
+
+def step_a_stuck_one(errors: str) -> None:
+    """The life of a process: it says `errors` in place of standard error."""
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+    lanes = Lanes(InProcess([Stuck]), crashes=Crashes(rate=1.0, timeout=0.5))
+    lanes.reset(0)
+    while True:
+        lanes.step(ACTIONS[:1])
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_step_that_nothing_interrupts_ends_the_process_with_a_sentence(stopped: bool, tmp_path: Path) -> None:
+    errors = tmp_path / "errors"
+    process = multiprocessing.get_context("spawn").Process(target=step_a_stuck_one, args=(str(errors),), daemon=True)
+    process.start()
+    if stopped:  # a process that was stopped for longer has not waited for its environment
+        deadline = time.monotonic() + 60
+        while not errors.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(3)
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(0.2)
+        assert process.is_alive()
+    process.join(60)
+    assert process.exitcode == 1
+    assert errors.read_text().startswith(
+        "The environments have not come back from one step for 1 s, in native code that cannot be interrupted,"
+    )

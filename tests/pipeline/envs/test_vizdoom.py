@@ -21,6 +21,7 @@ from pipeline.envs.block import InProcess
 from pipeline.envs.crashes import Crashes
 from pipeline.envs.environment import Done
 from pipeline.envs.lanes import Lanes
+from pipeline.envs.processes import Processes
 from pipeline.envs.vizdoom import VizDoom
 from pipeline.types import UserError
 
@@ -337,6 +338,26 @@ def test_lanes_outlive_a_killed_game(capsys: pytest.CaptureFixture[str]) -> None
     assert crashes.count == 1
     assert "Unexpected ViZDoom instance crash" in capsys.readouterr().out
     lanes.close()
+
+
+def test_in_a_process_lanes_outlive_a_game_that_stands_still() -> None:
+    before = shared_memory()
+    crashes = Crashes(rate=1.0, timeout=300.0)
+    lanes = Lanes(Processes([partial(VizDoom, "basic")] * 2, processes=2, timeout=2.0), crashes=crashes)
+    lanes.reset(0)
+    actions = np.full(2, NOTHING, np.int32)
+    lanes.step(actions)
+    frozen = games()[0]
+    frozen.suspend()
+    assert sorted(lanes.step(actions)[2]) == [Done.NO, Done.TRUNCATED]
+    assert not frozen.is_running() or frozen.status() == psutil.STATUS_ZOMBIE
+    for _ in range(3):
+        _, reward, _ = lanes.step(actions)
+    assert reward.tolist() == [-4, -4]
+    assert crashes.count == 1
+    lanes.close()
+    for left in shared_memory() - before:  # a process that is killed cannot remove its game's
+        left.unlink()
 
 
 def test_an_unknown_scenario_lists_the_near_ones() -> None:

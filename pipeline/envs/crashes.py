@@ -35,8 +35,8 @@ class Crashes:
     def __init__(self, rate: float, timeout: float):
         """`rate`: crashes an environment step that are borne.
 
-        `timeout`: seconds that one step of all lanes may take. Where it is in native code, which nothing interrupts, the
-        process ends after twice as long, with a sentence.
+        `timeout`: seconds that one step of all lanes may take. Native code cannot be interrupted: there the process
+        ends after twice as long, with a sentence.
         """
         self._rate = rate
         self._timeout = timeout

@@ -24,10 +24,14 @@ TARGETS = {
     "ddpg_cartpole": (100_000, 400.0),
     "ppo_lunarlander": (1_000_000, 200.0),
     "ppo_vizdoom_basic": (100_000, 75.0),
+    "tf_agents_sac_lunarlander_continuous": (300_000, 200.0),
 }
+# The same of one seed, of as many final episodes, where a training takes most of an hour.
+LONG = {"dqn_pong": (500_000, 0.0, 30), "ppo_coinrun": (2_000_000, 6.5, 500)}
+HOURS = 3600
 
 
-def scores(hparams: str, seeds: int, steps: int, folder: Path) -> list[float]:
+def scores(hparams: str, seeds: int, steps: int, folder: Path, episodes: int = 100) -> list[float]:
     """The final mean return of each seed, trained for at most `steps` environment steps."""
     program = [sys.executable, "-m", "binaries.train", f"--hparams={hparams}", f"--copies={seeds}"]
     subprocess.run([*program, f"--output_dir={folder}"], cwd=ROOT, check=True)
@@ -35,7 +39,7 @@ def scores(hparams: str, seeds: int, steps: int, folder: Path) -> list[float]:
     for seed in range(seeds):
         lines = (folder / f"run_{seed}" / "results.jsonl").read_text().splitlines()
         final = json.loads(lines[-1])
-        assert (final["kind"], final["episodes"]) == ("test", 100)
+        assert (final["kind"], final["episodes"]) == ("test", episodes)
         assert final["env_steps"] <= steps
         finals.append(final["mean_return"])
     return finals
@@ -54,3 +58,12 @@ def test_the_mean_over_seeds_reaches_its_target(hparams: str, tmp_path: Path) ->
     steps, least = TARGETS[hparams]
     finals = scores(hparams, 3, steps, tmp_path)
     assert statistics.mean(finals) >= least, finals
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3 * HOURS)
+@pytest.mark.parametrize("hparams", LONG)
+def test_a_long_training_reaches_its_target(hparams: str, tmp_path: Path) -> None:
+    steps, least, episodes = LONG[hparams]
+    (final,) = scores(hparams, 1, steps, tmp_path, episodes)
+    assert final >= least

@@ -65,15 +65,25 @@ class Publisher:
         return all(held)
 
     def _send(self, shard: int, columns: dict[str, np.ndarray]) -> bool:
+        client = self._clients[shard]
         try:
-            writer = self._writers[shard] or self._clients[shard].trajectory_writer(num_keep_alive_refs=1)
+            # What a writer is given while its server is gone, it would send when the server is back and it is old.
+            client.server_info(timeout=TIMEOUT_S)
+        except (reverb.ReverbError, RuntimeError):
+            return False
+        try:
+            writer = self._writers[shard] or client.trajectory_writer(num_keep_alive_refs=1)
             self._writers[shard] = writer
             writer.append(columns)
             history: Any = writer.history
             writer.create_item(TABLE, 1.0, {name: column[-1] for name, column in history.items()})
             writer.flush(timeout_ms=1000 * TIMEOUT_S)
+        except reverb.DeadlineExceededError:
+            # The writer stays, and is connected again by itself: whoever closes one whose server is gone has its heap
+            # corrupted by Reverb 0.14, and dies of it later.
+            return False
         except (reverb.ReverbError, RuntimeError):
-            # A stream that broke would send old weights first when the server is back.
+            # It has given up.
             self._writers[shard] = None
             return False
         return True

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import reverb
 import tensorflow as tf
 
+from servers import variables as module
 from servers.variables import TIMEOUT_S, Publisher, Puller, Version, table
 
 RUN = 2**31 - 7
@@ -104,3 +108,28 @@ def test_a_server_that_is_gone_is_told_in_time_and_written_to_again_when_it_is_b
     assert puller.pull()
     assert puller.version == version(3)
     again.stop()
+
+
+def publish_to_servers_that_are_gone() -> None:
+    """The life of a process: it goes on publishing to eight servers after their end."""
+    module.TIMEOUT_S = 1
+    servers, clients = zip(*(serve() for _ in range(8)), strict=True)
+    publishers = [Publisher([client], variables(1.0)) for client in clients]
+    assert all(publisher.publish(version(1), [0]) for publisher in publishers)
+    for server in servers:
+        server.stop()
+
+    def publish(publisher: Publisher) -> None:
+        for updates in range(2, 10):
+            assert not publisher.publish(version(updates), [0])
+
+    with ThreadPoolExecutor(len(servers)) as pool:
+        list(pool.map(publish, publishers))
+    os._exit(0)
+
+
+def test_publishing_to_a_server_that_is_gone_does_no_harm() -> None:
+    process = multiprocessing.get_context("spawn").Process(target=publish_to_servers_that_are_gone, daemon=True)
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0

@@ -43,7 +43,8 @@ class Lanes:
         seeds: Sequence[int | None] = [None] * len(self)
         if seed is not None:
             seeds = episode_seeds(seed, len(self)) if isinstance(seed, int) else seed
-        self._state, self._done = self._begin(seeds), np.zeros(len(self), np.int8)
+        # The first one may start a simulator, so nothing limits it.
+        self._state, self._done = self._begin(seeds, contextlib.nullcontext()), np.zeros(len(self), np.int8)
         return self._state
 
     def step(self, actions: Nest) -> tuple[Nest, np.ndarray, np.ndarray]:
@@ -52,8 +53,8 @@ class Lanes:
         if waiting is not None and not waiting.any():
             waiting = None
         if waiting is not None and waiting.all():
-            with contextlib.nullcontext() if self._crashes is None else self._crashes.watch(len(self)):
-                self.reset()
+            watch = contextlib.nullcontext() if self._crashes is None else self._crashes.watch(len(self))
+            self._state, self._done = self._begin([None] * len(self), watch), np.zeros(len(self), np.int8)
             return self._state, np.zeros(len(self), np.float32), self._done
         if self._crashes is None:
             result = self._block.step(actions, waiting)
@@ -66,11 +67,15 @@ class Lanes:
         self._state, _, self._done = result
         return result
 
-    def _begin(self, seeds: Sequence[int | None]) -> Nest:
-        """First states; environments that fail are made anew until all begin."""
+    def _begin(self, seeds: Sequence[int | None], watch: contextlib.AbstractContextManager[None]) -> Nest:
+        """First states; environments that fail are made anew until all begin.
+
+        `watch` surrounds their beginning, and not their making, which may take long.
+        """
         while True:
             try:
-                state = self._block.reset(seeds)
+                with watch:
+                    state = self._block.reset(seeds)
             except Exception as error:
                 if self._crashes is None:
                     raise

@@ -132,3 +132,38 @@ def test_a_step_that_nothing_interrupts_ends_the_process_with_a_sentence(stopped
     assert errors.read_text().startswith(
         "The environments have not come back from one step for 1 s, in native code that cannot be interrupted,"
     )
+
+
+class SlowlyMade(Scripted):
+    """The first one's second episode does not begin in time; making another one takes longer than a step may."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        super().__init__((1,), (False,))
+        time.sleep(2.0 if SlowlyMade.made else 0.0)
+        SlowlyMade.made += 1
+        self._begun = 0
+
+    def _begin(self, seed: int | None) -> Any:
+        self._begun += 1
+        if SlowlyMade.made == 1 and self._begun == 2:
+            time.sleep(30)
+        return super()._begin(seed)
+
+
+def begin_again_slowly() -> None:
+    """The life of a process."""
+    crashes = Crashes(rate=1.0, timeout=0.3)
+    lanes = Lanes(InProcess([SlowlyMade]), together=True, crashes=crashes)
+    lanes.reset(0)
+    for _ in range(4):
+        lanes.step(ACTIONS[:1])
+    os._exit(0 if (crashes.count, SlowlyMade.made) == (1, 2) else 5)
+
+
+def test_making_an_environment_anew_may_take_longer_than_a_step() -> None:
+    process = multiprocessing.get_context("spawn").Process(target=begin_again_slowly, daemon=True)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0

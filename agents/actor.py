@@ -18,7 +18,7 @@ from pipeline.rows import Rows
 from pipeline.types import Data, Nest, Params, Step
 from pipeline.writer import RolloutWriter, Writer
 
-_COUNTERS = ("env_steps", "episodes", "rollouts")
+_COUNTERS = ("env_steps", "episodes")
 LATEST = 32
 """steps of all lanes whose states and actions are kept to be shown"""
 _UNDER_WAY = ("finished", "_rows", "_extras", "_state", "_first", "_ended", "_returns", "_lengths")
@@ -132,12 +132,17 @@ class Actor:
         self.env_steps = 0
         """of this actor"""
         self.episodes = 0
-        self.rollouts = 0
-        """rollouts written"""
+        self._earlier_items = 0
+        """written before this process began"""
         self.finished: list[tuple[float, int]] = []
         """return and length of the episodes that ended since someone emptied this list"""
         self.latest: collections.deque[tuple[Nest, Nest]] = collections.deque(maxlen=LATEST)
         """states [E, ...] and the actions [E, ...] that were taken in them"""
+
+    @property
+    def items(self) -> int:
+        """Items written to the replay so far: windows, or blocks of them, or rollouts."""
+        return self._earlier_items + self._writer.items
 
     def act(self, observation: Nest) -> Nest:
         """The actions [E, ...] for states [E, ...]."""
@@ -185,12 +190,14 @@ class Actor:
 
     def counters(self) -> dict[str, int]:
         """What a resumed run needs at least; its lanes then start with new episodes."""
-        return {**{name: getattr(self, name) for name in _COUNTERS}, "policy_calls": self._policy.calls}
+        own = {name: getattr(self, name) for name in _COUNTERS}
+        return {**own, "items": self.items, "policy_calls": self._policy.calls}
 
     def count_from(self, counters: dict[str, int]) -> None:
         """Takes over `counters`."""
         for name in _COUNTERS:
             setattr(self, name, counters[name])
+        self._earlier_items = counters["items"] - self._writer.items
         self._policy.calls = counters["policy_calls"]
 
     def state(self) -> dict[str, Any]:
@@ -227,7 +234,6 @@ class Actor:
         if isinstance(self._writer, RolloutWriter):
             self._rows = 0
             self._writer.end()
-            self.rollouts += 1
 
     def _write_state(self, state: Nest, last: np.ndarray, priority: float) -> None:
         """Writes a row that holds a state only."""

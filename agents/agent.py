@@ -52,9 +52,9 @@ class Agent:
     def update(self) -> int:
         """Learns as much as the replay ratio allows; returns the number of updates."""
         before = self.learner.updates
-        if self.learner.due(self.actor.env_steps, self.actor.rollouts):
+        if self.learner.due(self.actor.env_steps, self.actor.items):
             self.actor.flush()
-        while self.learner.due(self.actor.env_steps, self.actor.rollouts):
+        while self.learner.due(self.actor.env_steps, self.actor.items):
             self.metrics = self.learner.run(self.actor.env_steps)
         return self.learner.updates - before
 

@@ -135,6 +135,8 @@ class Learner:
         """draws that arrived"""
         self._draws_before = 0
         """the call under way"""
+        self.stop: Callable[[], bool] = lambda: False
+        """whether the process was asked to stop: a draw that waits is then given up"""
         self._iterator: Any = None
         self._write_priorities: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], None] | None = None
         norms = [f"gradient_norm/{group}" for group in self._optimizers]
@@ -184,13 +186,17 @@ class Learner:
         """Windows to be sampled for each one written."""
         return 1.0 if self._memory.on_policy else self._updates_per_step * self._algo.data().batch_size
 
-    def due(self, env_steps: int, rollouts: int) -> bool:
-        """Whether another call is due at `env_steps` environment steps and `rollouts` rollouts written.
+    def due(self, env_steps: int, items: int) -> bool:
+        """Whether another call is due at `env_steps` environment steps and `items` items written.
 
-        A replay's calls are held to the replay ratio; a queue is learnt from when it holds a rollout for each replica.
+        A replay's calls are held to the replay ratio, and wait for its first item: until that is whole, which takes the
+        rows of a window from every environment, a draw would wait for ever. A queue is learnt from when it holds a
+        rollout for each replica.
         """
         if self._memory.on_policy:
-            return rollouts - self.rollouts >= self._replicas
+            return items - self.rollouts >= self._replicas
+        if not items:
+            return False
         allowed = (env_steps - self._algo.data().min_size) * self._updates_per_step
         return self.updates + self.batches <= allowed
 
@@ -198,7 +204,8 @@ class Learner:
         """Performs the updates of one call at `env_steps` environment steps; returns their mean metrics.
 
         `timeout_s`: that the draw may take. No metrics come of rollouts that were dropped. Raises NoDataError where the
-        replay gives no data in time, or its server is lost, and LearnerError where the loss is not finite.
+        replay gives no data in time or before `stop`, or its server is lost, and LearnerError where the loss is not
+        finite.
         """
         self._draws_before = int(self._draws.numpy())
         arguments = (self._iterator, tf.constant(env_steps, tf.int32), tf.constant(self.run_id, tf.int32))
@@ -210,7 +217,8 @@ class Learner:
                         " them have to restore the same checkpoint."
                     )
                 waits = lambda: int(self._draws.numpy()) == self._draws_before  # noqa: E731
-                self._call = cancellable(self._run.get_concrete_function(*arguments), waits)
+                stop = lambda: self.stop()  # noqa: E731 whoever runs the learner may set it later
+                self._call = cancellable(self._run.get_concrete_function(*arguments), waits, stop)
             values = self._call(timeout_s, *arguments).numpy()
         except (tf.errors.OpError, StopIteration) as error:
             if not isinstance(error, _NO_DATA):
@@ -274,8 +282,10 @@ class Learner:
     def _draw_and_update(self, iterator: Any, env_steps: tf.Tensor, run_id: tf.Tensor) -> tf.Tensor:
         draw: Draw = next(iterator)
         with tf.control_dependencies(self._local(draw.keys)):
-            self._draws.assign_add(1)
-        priorities, metrics = self._update_all(draw.steps, draw.correction, env_steps, run_id)
+            arrived = self._draws.assign_add(1)
+        # Else what needs no data, such as counting, would be done for a draw that never comes.
+        with tf.control_dependencies([arrived]):
+            priorities, metrics = self._update_all(draw.steps, draw.correction, env_steps, run_id)
         if self._write_priorities is not None:
             # Replica-major keys [k * B / R] each, beside priorities [k, B].
             keys, shards = (

@@ -90,11 +90,11 @@ class Loop:
             state, reward, done = environment.step(action)
             actor.observe(last_state, action, reward, done, state, self._max_priority)
             turns += 1
-            due = actor.rollouts > rollouts if self._plan.memory.on_policy else turns % experiment.pull_period == 0
+            due = actor.items > rollouts if self._plan.memory.on_policy else turns % experiment.pull_period == 0
             if due:
                 if self._plan.memory.on_policy:
                     self._report(at_once=True)
-                rollouts = actor.rollouts
+                rollouts = actor.items
                 self._pull()
 
     def end(self) -> None:

@@ -341,7 +341,7 @@ class Loop:
     def _state(self) -> dict[str, Any]:
         """Counts: the actors', and what an agent in one process needs to test what was learnt."""
         counters = {"env_steps": self._tally.env_steps, "episodes": self._tally.episodes, "policy_calls": 0}
-        return {**counters, "rollouts": self._learner.rollouts, ACTORS: self._tally.state()}
+        return {**counters, "items": self._learner.rollouts, ACTORS: self._tally.state()}
 
     def _flush(self) -> None:
         assert self._summaries is not None

@@ -80,13 +80,13 @@ class Run:
     def _restore(self, unit: Unit) -> None:
         try:
             self._parts.checkpoint().read(str(unit.path / "learner")).assert_consumed()
-        except (AssertionError, ValueError) as error:
+            self._agent.actor.count_from(unit.state)
+        except (AssertionError, ValueError, KeyError) as error:
             raise UserError(
                 f"{unit.path} was written for another algorithm, network or environment, or by another version of them:"
                 " choose another --output_dir."
             ) from error
         self._agent.learner.restored()
-        self._agent.actor.count_from(unit.state)
         # A run of several processes counts them elsewhere.
         self._parts.crashes.count_from(unit.state.get(CRASHES, 0), unit.step)
         episodes = ""

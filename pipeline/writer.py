@@ -129,6 +129,8 @@ class Writer:
         self._blocks = blocks
         self._table = table
         self._whole = rows.stored_whole(window)
+        self.items = 0
+        """written by this writer"""
         self._count = 0
         """rows, with a first history of repetitions"""
         self._recent: deque[tuple[dict[str, np.ndarray], np.ndarray]] = deque(maxlen=self._window)
@@ -204,6 +206,7 @@ class Writer:
         for item in [windows] if self._blocks else ({n: windows[n][lane] for n in self._names} for lane in lanes):
             writer.append(item)
             writer.create_item(self._table, priority, {name: writer.history[name][-1] for name in self._names})
+            self.items += 1
 
     def _write_shared(self, lanes: np.ndarray, priority: float) -> None:
         writer: Any = self._streams.writer
@@ -212,6 +215,7 @@ class Writer:
         for path in paths:
             trajectory = {name: column[-self._window :] for name, column in path.items()}
             writer.create_item(self._table, priority, trajectory)
+            self.items += 1
 
 
 class RolloutWriter:
@@ -235,6 +239,8 @@ class RolloutWriter:
         self._streams = Streams(clients, table, 1, waiting)
         self._history = rows.history
         self._columns = rows.empty((rows.history + window, lanes))
+        self.items = 0
+        """rollouts written by this writer"""
         self._count = 0
         """rows that are there, with their history"""
 
@@ -263,6 +269,7 @@ class RolloutWriter:
         self._count = self._history
         history: Any = writer.history
         writer.create_item(self._table, 1.0, {name: history[name][-1] for name in self._columns})
+        self.items += 1
         if not self._streams.wait(0):
             self._streams.pass_turn()
 

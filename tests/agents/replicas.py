@@ -32,7 +32,7 @@ NOISE = 0.3
 def act(plan: Plan, parts: Parts, rollouts: int = 0) -> None:
     """The untrained agent acts until a queue was given `rollouts`, or a replay holds what learning begins with."""
     actor, state = parts.agent.actor, parts.environment.reset(0)
-    while actor.rollouts < rollouts if plan.memory.on_policy else actor.env_steps <= 2 * plan.data.min_size:
+    while actor.items < rollouts if plan.memory.on_policy else actor.env_steps <= 2 * plan.data.min_size:
         last_state = state
         action = parts.agent.act(state)
         state, reward, done = parts.environment.step(action)

@@ -38,6 +38,19 @@ def test_a_draw_from_an_empty_table_is_given_up_and_the_next_iterator_draws() ->
     server.stop()
 
 
+def test_a_draw_that_waits_hears_that_the_process_was_asked_to_stop() -> None:
+    server = empty_table()
+    source = reverb.TrajectoryDataset(
+        f"localhost:{server.port}", "empty", {"x": tf.float32}, {"x": tf.TensorShape([])}, 1, num_workers_per_iterator=1
+    )
+    draw = tf.function(lambda iterator: next(iterator).data["x"], autograph=False)
+    iterator = iter(source)
+    call = cancellable(draw.get_concrete_function(iterator), lambda: True, stop=lambda: True)
+    with pytest.raises(tf.errors.CancelledError):
+        call(10_000.0, iterator)
+    server.stop()
+
+
 def test_what_does_not_wait_is_left_alone() -> None:
     slow = tf.function(
         lambda: tf.while_loop(lambda i: i < 400_000, lambda i: [i + 1], [0])[0], autograph=False

@@ -98,8 +98,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_update_and_the_step() -> None:
         learner.run(env_steps=700)
 
 
-def test_a_dataset_that_ends_is_a_stall() -> None:
-    learner = make_learner(DQN(batch_size=B), Uniform(), make_strategy("local"), updates_per_call=K)
+@pytest.mark.parametrize("xla", [True, False])
+def test_a_dataset_that_ends_is_a_stall_in_which_nothing_is_counted(xla: bool) -> None:
+    learner = make_learner(DQN(batch_size=B), Uniform(), make_strategy("local"), updates_per_call=K, xla=xla)
     learner.connect(lambda b, r: tf.data.Dataset.from_tensors(random_draw(K, B, 2)))
     learner.run(0)
     with pytest.raises(LearnerError, match=f"waits for the replay: after {K} updates"):

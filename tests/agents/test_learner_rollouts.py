@@ -204,21 +204,27 @@ def test_moments_of_returns_are_in_the_environments_unit() -> None:
 
 def test_a_call_is_due_for_every_rollout_that_was_written() -> None:
     _, learner = recorded(0, 1, calls=0)
-    assert not learner.due(env_steps=10_000, rollouts=0)
-    assert learner.due(env_steps=0, rollouts=1)
+    assert not learner.due(env_steps=10_000, items=0)
+    assert learner.due(env_steps=0, items=1)
     learner.run(0)
-    assert not learner.due(env_steps=10_000, rollouts=1)
-    assert learner.due(env_steps=10_000, rollouts=3)
+    assert not learner.due(env_steps=10_000, items=1)
+    assert learner.due(env_steps=10_000, items=3)
     learner.run(0)
-    assert learner.due(env_steps=10_000, rollouts=3)
+    assert learner.due(env_steps=10_000, items=3)
     learner.run(0)
-    assert not learner.due(env_steps=10_000, rollouts=3)
+    assert not learner.due(env_steps=10_000, items=3)
 
 
-def test_a_replay_is_due_by_its_ratio_whatever_the_rollouts() -> None:
+def test_a_replay_is_due_by_its_ratio_whatever_the_items() -> None:
     algo = DQN(batch_size=8, min_replay_size=100)
     learner = make_learner(algo, Uniform(), make_strategy("local"), updates_per_call=4, updates_per_step=0.5)
-    assert [learner.due(steps, rollouts=0) for steps in (0, 100, 107, 108)] == [False, False, False, True]
+    assert [learner.due(steps, items=1) for steps in (0, 100, 107, 108)] == [False, False, False, True]
+
+
+def test_a_replay_is_not_due_before_it_holds_an_item() -> None:
+    learner = make_learner(DQN(batch_size=8, min_replay_size=1), Uniform(), make_strategy("local"))
+    assert not learner.due(10_000, items=0)
+    assert learner.due(10_000, items=1)
 
 
 def test_the_age_of_a_rollout_is_that_of_its_rows() -> None:
@@ -303,7 +309,7 @@ def test_rollouts_are_learnt_from_by_the_policy_that_acted_in_them(
         last_state, action = state, actor.act(state)
         state, reward, done = lanes.step(action)
         actor.observe(last_state, action, reward, done, state, 1.0)
-        while learner.due(actor.env_steps, actor.rollouts):
+        while learner.due(actor.env_steps, actor.items):
             learner.run(actor.env_steps)
     # Parameters and moments are other ones in each of them.
     np.testing.assert_allclose(changes, np.zeros(5), atol=1e-4)

@@ -58,7 +58,7 @@ def test_rollouts_hold_every_number_of_their_rows(serve: Serve, scripts: Sequenc
     stream.write(40)
     expected = expected_rollouts(scripts, n, 40)
     assert stream.stored() == expected
-    assert stream.actor.rollouts == len(expected) >= 40 // (2 * n)
+    assert stream.actor.items == len(expected) >= 40 // (2 * n)
 
 
 @pytest.mark.parametrize("n", [1, 3, 8])
@@ -163,7 +163,7 @@ def test_with_whole_episodes_every_lane_plays_exactly_one_a_rollout(serve: Serve
         "a10 a11* a11* a11* a11* a11* a11* | b10 b11* b11* b11* b11* b11* b11*",
         "a20 a21 a22 a23 a24* a24* a24* | b20 b21 b22* b22* b22* b22* b22*",
     ]
-    assert stream.actor.rollouts == 3
+    assert stream.actor.items == 3
     assert stream.actor.episodes == 6
     # Waiting is no step of the environment.
     assert stream.actor.env_steps == 2 + 3 + 1 + 1 + 4 + 2
@@ -216,7 +216,7 @@ def test_a_reset_by_hand_ends_the_rollout_as_truncated(serve: Serve) -> None:
     assert (cut.discount, terminated.discount) == (1.0, 0.0)
     assert [row.first for row in found[1][0]] == [True] + [False] * 5
     assert (found[1][1][0].first, found[1][1][1].first) == (True, False)
-    assert stream.actor.rollouts == 2
+    assert stream.actor.items == 2
 
 
 def test_a_reset_by_hand_between_two_rollouts_writes_nothing_more(serve: Serve) -> None:

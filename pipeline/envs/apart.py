@@ -54,6 +54,12 @@ class Apart(Environment):
     def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
         return self._ask("_advance", action)
 
+    def own_observation(self) -> Nest:
+        return self._ask("own_observation")
+
+    def own_action(self) -> Nest:
+        return self._ask("own_action")
+
     def render(self) -> np.ndarray:
         return self._ask("render")
 

@@ -20,6 +20,7 @@ from pipeline import index
 from pipeline.checks import check_positive
 from pipeline.envs.environment import Done, Environment
 from pipeline.envs.extras import need
+from pipeline.envs.own import Own
 from pipeline.envs.registry import ENVIRONMENTS
 from pipeline.types import Nest, UserError
 
@@ -53,7 +54,9 @@ class DmEnvironment(Environment):
             )
         self._environment = environment
         self._inner_action_spec = environment.action_spec()
-        self._to_inner = [_to_inner(spec) for spec in tree.flatten(self._inner_action_spec)]
+        self._own_observation = _converted(environment.observation_spec(), lambda spec: Own(spec.dtype))
+        self._own_action = _converted(self._inner_action_spec, _own)
+        self._to_inner = [own.to_own() for own in tree.flatten(self._own_action)]
         self.observation_spec = _converted(environment.observation_spec(), _narrow)
         self.action_spec = _converted(self._inner_action_spec, _from_zero)
         self._to_state = _to_state(self.observation_spec)
@@ -65,11 +68,18 @@ class DmEnvironment(Environment):
         return self._seen(self._environment.reset().observation)
 
     def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
-        leaves = [convert(leaf) for convert, leaf in zip(self._to_inner, tree.flatten(action), strict=True)]
+        # [()] makes a number of an array without dimensions, which is no key of a dict.
+        leaves = [convert(leaf)[()] for convert, leaf in zip(self._to_inner, tree.flatten(action), strict=True)]
         time_step = self._play(tree.unflatten_as(self._inner_action_spec, leaves))
         reward = 0.0 if time_step.reward is None else float(time_step.reward)
         ending = Done.TRUNCATED if time_step.discount else Done.TERMINATED
         return self._seen(time_step.observation), reward, ending if time_step.last() else Done.NO
+
+    def own_observation(self) -> Nest:
+        return self._own_observation
+
+    def own_action(self) -> Nest:
+        return self._own_action
 
     def _seed(self, seed: int) -> None:
         """Starts all randomness anew: for subclasses, since `dm_env` has no word for it. Here the seed is ignored."""
@@ -88,7 +98,7 @@ class DmEnvironment(Environment):
         self._environment.close()
 
 
-def _converted(nest: Nest, convert: Callable[[specs.Array], specs.Array]) -> Nest:
+def _converted(nest: Nest, convert: Callable[[specs.Array], Any]) -> Nest:
     """`nest` of dicts and tuples only, with its leaves converted."""
     if isinstance(nest, Mapping):
         return {name: _converted(part, convert) for name, part in nest.items()}
@@ -133,14 +143,13 @@ def _to_state(spec: Nest) -> Callable[[Nest], Nest]:
     return lambda observation: np.asarray(observation, spec.dtype)
 
 
-def _to_inner(spec: specs.Array) -> Callable[[Any], Any]:
-    """What makes actions as the environment of `spec` has them from ours."""
-    # [()] makes a number of an array without dimensions, which is no key of a dict.
+def _own(spec: specs.Array) -> Own:
+    """How the inner environment's actions of `spec` stand to ours."""
     if not isinstance(spec, specs.BoundedArray):
-        return lambda action: np.asarray(action, spec.dtype)[()]
+        return Own(spec.dtype)
     if np.issubdtype(spec.dtype, np.floating):
-        return lambda action: np.asarray(np.clip(action, spec.minimum, spec.maximum), spec.dtype)[()]
-    return lambda action: np.asarray(action + spec.minimum, spec.dtype)[()]
+        return Own(spec.dtype, 0, spec.minimum, spec.maximum)
+    return Own(spec.dtype, spec.minimum)
 
 
 @ENVIRONMENTS.register("dm_control")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tree
 
+from pipeline.envs.own import as_it_is
 from pipeline.types import Nest, UserError
 
 
@@ -52,6 +53,14 @@ class Environment(abc.ABC):
         state, reward, done = self._advance(action)
         self._ended = bool(done)
         return state, reward, done
+
+    def own_observation(self) -> Nest:
+        """How a state of the world behind stands to ours: an `Own` for each array of `observation_spec`."""
+        return tree.map_structure(as_it_is, self.observation_spec)
+
+    def own_action(self) -> Nest:
+        """The same of an action."""
+        return tree.map_structure(as_it_is, self.action_spec)
 
     def render(self) -> np.ndarray:
         """A picture of its present state, u8 [height, width, 3]; raises UserError where it can give none."""

@@ -20,6 +20,7 @@ import numpy as np
 from pipeline import index
 from pipeline.envs.environment import Done, Environment, pickled
 from pipeline.envs.extras import need
+from pipeline.envs.own import Own
 from pipeline.envs.registry import ENVIRONMENTS
 from pipeline.types import Nest, UserError
 
@@ -181,8 +182,9 @@ class GymAdapter(Environment):
         # A used world of Box2D never gets quite as new, so that a seed would not do the same to it again.
         self._make = make if type(getattr(environment.unwrapped, "world", None)).__name__ == "b2World" else None
         self._used = False
-        self.observation_spec, self._read, _ = _translate(environment.observation_space)
-        self.action_spec, _, self._write = _translate(environment.action_space)
+        states, actions = _translate(environment.observation_space), _translate(environment.action_space)
+        self.observation_spec, self._read, self._own_observation = states.spec, states.read, states.own
+        self.action_spec, self._write, self._own_action = actions.spec, actions.write, actions.own
         # Environments older than gym 0.22 have a method for it.
         self._seeded_by_reset = takes(environment.unwrapped.reset, "seed")
         metadata = environment.metadata
@@ -229,6 +231,12 @@ class GymAdapter(Environment):
             truncated = ended and info.get("TimeLimit.truncated", False)
             terminated = ended and not truncated
         return self._read(state), float(reward), TERMINATED if terminated else TRUNCATED if truncated else NO
+
+    def own_observation(self) -> Nest:
+        return self._own_observation
+
+    def own_action(self) -> Nest:
+        return self._own_action
 
     def render(self) -> np.ndarray:
         if not self._has_pictures:
@@ -291,10 +299,17 @@ class Translation(NamedTuple):
     """How a space's values become ours and ours become its."""
 
     spec: Nest
+    own: Nest
+    """an `Own` for each array of `spec`"""
     read: Callable[[Any], Nest]
     """a state of the space -> arrays as `spec` has them"""
     write: Callable[[Nest], Any]
     """an action as `spec` has it -> one of the space"""
+
+
+def _array(spec: specs.Array, own: Own) -> Translation:
+    """The translation of a space of one array."""
+    return Translation(spec, own, own.to_ours(spec.dtype), own.to_own())
 
 
 def _translate(space: Any) -> Translation:
@@ -306,24 +321,19 @@ def _translate(space: Any) -> Translation:
 
 
 def _discrete(space: Any) -> Translation:
-    spec = specs.DiscreteArray(int(space.n), np.int32)
-    start = int(getattr(space, "start", 0))
-    if start == 0:
-        return Translation(spec, _as(np.int32), int)
-    return Translation(spec, lambda state: np.asarray(state - start, np.int32), lambda action: int(action) + start)
+    own = Own(np.dtype(space.dtype), int(getattr(space, "start", 0)))
+    whole = _array(specs.DiscreteArray(int(space.n), np.int32), own)
+    return whole._replace(write=lambda action: int(action) + own.offset)
 
 
 def _multi_discrete(space: Any) -> Translation:
     start = np.asarray(getattr(space, "start", np.zeros_like(space.nvec)), space.dtype)
-    return Translation(
-        specs.BoundedArray(space.nvec.shape, np.int32, 0, space.nvec - 1),
-        lambda state: np.subtract(state, start).astype(np.int32),
-        lambda action: np.add(action, start),
-    )
+    spec = specs.BoundedArray(space.nvec.shape, np.int32, 0, space.nvec - 1)
+    return _array(spec, Own(np.dtype(space.dtype), start))
 
 
 def _multi_binary(space: Any) -> Translation:
-    return Translation(specs.BoundedArray(space.shape, np.int32, 0, 1), _as(np.int32), _as(space.dtype))
+    return _array(specs.BoundedArray(space.shape, np.int32, 0, 1), Own(np.dtype(space.dtype)))
 
 
 def _box(space: Any) -> Translation:
@@ -333,15 +343,14 @@ def _box(space: Any) -> Translation:
         low, high = np.clip((low, high), np.iinfo(dtype).min, np.iinfo(dtype).max)
     with np.errstate(over="ignore"):  # float64's largest numbers become infinite
         spec = specs.BoundedArray(space.shape, dtype, low, high)
-    # np.clip takes twice the time; of arrays without dimensions both make numbers.
-    clip = lambda action: np.asarray(np.minimum(np.maximum(action, space.low), space.high))  # noqa: E731
-    return Translation(spec, _as(dtype), clip)
+    return _array(spec, Own(np.dtype(space.dtype), 0, space.low, space.high))
 
 
 def _dict(space: Any) -> Translation:
     parts = {name: _translate(part) for name, part in space.spaces.items()}
     return Translation(
         {name: part.spec for name, part in parts.items()},
+        {name: part.own for name, part in parts.items()},
         lambda state: {name: part.read(state[name]) for name, part in parts.items()},
         lambda action: {name: part.write(action[name]) for name, part in parts.items()},
     )
@@ -351,13 +360,10 @@ def _tuple(space: Any) -> Translation:
     parts = [_translate(part) for part in space.spaces]
     return Translation(
         tuple(part.spec for part in parts),
+        tuple(part.own for part in parts),
         lambda state: tuple(part.read(own) for part, own in zip(parts, state, strict=True)),
         lambda action: tuple(part.write(own) for part, own in zip(parts, action, strict=True)),
     )
-
-
-def _as(dtype: Any) -> Callable[[Any], np.ndarray]:
-    return lambda value: np.asarray(value, dtype)
 
 
 KINDS: dict[str, Callable[[Any], Translation]] = {

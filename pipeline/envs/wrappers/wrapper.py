@@ -30,6 +30,15 @@ class Wrapper(Environment):
     def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
         return self.environment.step(action)
 
+    def own_observation(self) -> Nest:
+        # States of another spec are the wrapper's making.
+        same = self.observation_spec is self.environment.observation_spec
+        return self.environment.own_observation() if same else super().own_observation()
+
+    def own_action(self) -> Nest:
+        same = self.action_spec is self.environment.action_spec
+        return self.environment.own_action() if same else super().own_action()
+
     def render(self) -> np.ndarray:
         return self.environment.render()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from absl import flags as absl_flags
 
 from binaries.run_folder import check_same_settings
+from pipeline import loopback
 from pipeline.types import UserError
 from pipeline.waiting import TOLD_AFTER_S, Waiting
 
@@ -31,7 +32,7 @@ STOOD_STILL_S = 10.0
 
 
 def addresses() -> list[str]:
-    """The replay servers that --replay names; raises UserError where it names none."""
+    """The replay servers that --replay names, those on this machine exempt from proxies; raises UserError for none."""
     text = absl_flags.FLAGS["replay"].value
     if not text:
         raise UserError("No replay server was named: add --replay=HOST:PORT.")
@@ -41,6 +42,7 @@ def addresses() -> list[str]:
             raise UserError(f"--replay={text}: '{address}' is not HOST:PORT.")
     if len(set(found)) < len(found):
         raise UserError(f"--replay={text} names a server twice.")
+    loopback.exempt(address.rpartition(":")[0] for address in found)
     return found
 
 

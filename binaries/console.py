@@ -8,14 +8,23 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any, NamedTuple, TextIO
 
 LINE_SECONDS = 60.0
 """seconds between two progress lines where they cannot overwrite each other"""
 BAR = 20
-"""characters of a bar"""
+"""characters of a bar, at most"""
+SHORTEST_BAR = 8
+"""characters of a bar; what there is no room for beside it is left out"""
+COLUMNS = 80
+"""of a terminal that does not know its width"""
+ERASE = "\r\x1b[K\x1b[J"
+"""erases the cursor's line and those below; the line first, for tmux would keep what a whole screen loses"""
+ESSENTIAL = 10
+"""weight of what the bar makes room for"""
 
 
 class Output:
@@ -66,13 +75,29 @@ class NativeLog:
             log.write(self._caught.read())
 
 
+class Field(NamedTuple):
+    """One of the figures in a line of progress."""
+
+    text: str
+    weight: int
+    """where the line is too long for the terminal, the figures of least weight are left out"""
+
+
+def columns() -> int:
+    """Of the terminal that stdout is, as wide as it is now."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or COLUMNS
+    except (OSError, ValueError):
+        return COLUMNS
+
+
 class Status:
     """One line that shows how things stand; nothing where it is to be `quiet`."""
 
     def __init__(self, quiet: bool = False):
         self._quiet = quiet
-        self._terminal = sys.stdout.isatty()
-        self._width = 0
+        self._terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+        self._on_screen = False
         self._shown = time.monotonic()
 
     def due(self) -> bool:
@@ -80,13 +105,22 @@ class Status:
         return not self._quiet and time.monotonic() - self._shown >= (1.0 if self._terminal else LINE_SECONDS)
 
     def line(self, line: str) -> None:
-        """Shows `line`, on a terminal in place of the one before."""
+        """Shows `line`, on a terminal in place of the one before and cut to its width."""
         self._shown = time.monotonic()
-        if self._terminal:
-            print(f"\r{line:<{self._width}}", end="", flush=True)
-            self._width = len(line)
-        else:
+        if not self._terminal:
             print(line, flush=True)
+            return
+        # The cursor waits at the line's beginning: a terminal that becomes narrower may wrap the line, and from there
+        # all of it is erased.
+        print(f"{ERASE}{_cut(line, columns() - 1)}\r", end="", flush=True)
+        self._on_screen = True
+
+    def progress(self, fraction: float, fields: Sequence[Field]) -> None:
+        """Shows how much is done, and figures; on a terminal, a bar and those that there is room for."""
+        if self._terminal:
+            self.line(fit(fraction, fields, columns() - 1))
+        else:
+            self.line(" | ".join(field.text for field in fields))
 
     def say(self, line: str) -> None:
         """Prints a line of its own."""
@@ -100,9 +134,9 @@ class Status:
 
     def clear(self) -> None:
         """Takes the status off a terminal's line, for what follows it."""
-        if self._width:
-            print(f"\r{'':<{self._width}}\r", end="", flush=True)
-            self._width = 0
+        if self._on_screen:
+            print(ERASE, end="", flush=True)
+            self._on_screen = False
 
 
 class Progress(Status):
@@ -128,20 +162,60 @@ class Progress(Status):
 
     def show(self, env_steps: int, updates: int, episode_return: float | None) -> None:
         """Shows the state of things now."""
-        now: Any = self.now(env_steps, updates, episode_return)
+        now = self.now(env_steps, updates, episode_return)
         self._mark = (time.monotonic(), env_steps, updates)
-        line = (
-            f"{env_steps:,} of {self._train_steps:,} steps | {updates:,} updates | return {number(episode_return)}"
-            f" | {now['env_steps_per_second']:,.0f} steps/s | {now['updates_per_second']:,.0f} updates/s"
-            f" | {duration(now['seconds_left'])} left"
-        )
-        self.line(f"{bar(env_steps / self._train_steps)} {line}" if self._terminal else line)
+        self.progress(env_steps / self._train_steps, figures(now, self._train_steps))
 
 
-def bar(fraction: float) -> str:
-    """How much of something is done."""
-    full = round(BAR * min(fraction, 1.0))
-    return f"[{'#' * full}{'.' * (BAR - full)}] {min(fraction, 1.0):.0%}"
+def figures(now: Mapping[str, Any], train_steps: int) -> list[Field]:
+    """What a line says of a training that is as far as `Progress.now` has it."""
+    return [
+        Field(f"{now['env_steps']:,} of {train_steps:,} steps", 5),
+        Field(f"{now['updates']:,} updates", 2),
+        Field(f"return {number(now['episode_return'])}", ESSENTIAL + 1),
+        Field(f"{now['env_steps_per_second']:,.0f} steps/s", 4),
+        Field(f"{now['updates_per_second']:,.0f} updates/s", 1),
+        Field(f"{duration(now['seconds_left'])} left", ESSENTIAL),
+    ]
+
+
+def fit(fraction: float, fields: Sequence[Field], width: int) -> str:
+    """A bar, how much of it is done, and those of `fields` that have room in `width` cells of a terminal."""
+    percent = f"{min(fraction, 1.0):.0%}"
+    by_weight = sorted(range(len(fields)), key=lambda place: -fields[place].weight)
+    for count in range(len(fields), 0, -1):
+        kept = [fields[place] for place in sorted(by_weight[:count])]
+        text = f"{percent} {' | '.join(field.text for field in kept)}"
+        size = min(width - _cells(text) - len("[] "), BAR)
+        if size >= SHORTEST_BAR:
+            return f"{bar(fraction, size)} {text}"
+        if _cells(text) <= width and all(field.weight >= ESSENTIAL for field in kept):
+            return text
+    return _cut(percent, width)
+
+
+def _cells(text: str) -> int:
+    """That `text` takes on a terminal: two for a wide character, none for one that joins the one before."""
+    return sum(_width(character) for character in text)
+
+
+def _width(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _cut(text: str, width: int) -> str:
+    """The beginning of `text` that has room in `width` cells."""
+    while _cells(text) > max(width, 0):
+        text = text[:-1]
+    return text
+
+
+def bar(fraction: float, size: int) -> str:
+    """How much of something is done, in `size` characters and their frame."""
+    full = round(size * min(fraction, 1.0))
+    return f"[{'#' * full}{'.' * (size - full)}]"
 
 
 def number(value: float | None) -> str:

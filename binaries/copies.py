@@ -70,7 +70,7 @@ class Copies:
                 time.sleep(POLL_S)
                 self._collect(status)
                 if status.due():
-                    status.line(self._line())
+                    self._show(status)
         finally:
             status.clear()
             stop_all(self._running.values())
@@ -90,25 +90,36 @@ class Copies:
             del self._running[copy]
             if process.code:
                 self._failed[copy] = process.last_line()
-                status.say(f"run_{copy} failed: {process.last_line()}")
+                status.warn(f"run_{copy} failed: {process.last_line()}")
             else:
                 self._done.add(copy)
-                status.say(f"run_{copy}: {process.last_line()}")
+                status.warn(f"run_{copy}: {process.last_line()}")
 
-    def _line(self) -> str:
-        """How far the copies are, and when the last one will be done if they go on like this."""
-        parts = [f"{len(self._done)} of {len(self._flags)} copies done"]
-        for copy in self._running:
-            now = read_progress(self.folder(copy))
-            if now is None:
-                parts.append(f"run_{copy} starts")
-                continue
-            left = console.duration(now["seconds_left"])
-            parts.append(
-                f"run_{copy} {console.bar(now['env_steps'] / self._experiment.train_steps)}"
-                f" return {console.number(now['episode_return'])}, {left} left"
-            )
-        return " | ".join(parts)
+    def _show(self, status: console.Status) -> None:
+        """Shows how far the copies are, and when the last one will be done if they go on like this."""
+        total, count = self._experiment.train_steps, len(self._flags)
+        nows = {copy: read_progress(self.folder(copy)) for copy in self._running}
+        known = [now for now in nows.values() if now is not None]
+        steps = total * len(self._done) + sum(min(now["env_steps"], total) for now in known)
+        rate = sum(now["env_steps_per_second"] for now in known)
+        returns = [now["episode_return"] for now in known if now["episode_return"] is not None]
+        together = {
+            "env_steps": steps,
+            "updates": sum(now["updates"] for now in known),
+            "episode_return": sum(returns) / len(returns) if returns else None,
+            "env_steps_per_second": rate,
+            "updates_per_second": sum(now["updates_per_second"] for now in known),
+            "seconds_left": (total * (count - len(self._failed)) - steps) / rate if rate > 0 else None,
+        }
+        each = [
+            f"run_{copy} starts"
+            if now is None
+            else f"run_{copy} {now['env_steps'] / total:.0%}, return {console.number(now['episode_return'])}"
+            for copy, now in nows.items()
+        ]
+        done = console.Field(f"{len(self._done)} of {count} copies done", console.ESSENTIAL - 1)
+        fields = console.figures(together, total * count)
+        status.progress(steps / (total * count), [done, *fields, *(console.Field(text, 3) for text in each)])
 
 
 def run(command: Command) -> int:
@@ -116,14 +127,18 @@ def run(command: Command) -> int:
     copies = Copies(command)
     folder = RunFolder(command.flags["output_dir"], {})
     folder.take()
-    print(
-        f"{command.flags['copies']} copies of {command.experiment.algo} on {command.experiment.environment},"
-        f" in {folder.path}",
-        flush=True,
-    )
+    quiet = command.flags["quiet"]
+    if not quiet:
+        print(
+            f"{command.flags['copies']} copies of {command.experiment.algo} on {command.experiment.environment},"
+            f" in {folder.path}",
+            flush=True,
+        )
     if not copies.run():
         print("Stopped and saved; the same command goes on from here.")
         return 0
     console.NativeLog()
-    print(f"\n{report.write([folder.path], folder.path)}\nReport: {folder.path / report.PAGE}")
+    text = report.write([folder.path], folder.path)
+    if not quiet:
+        print(f"\n{text}\nReport: {folder.path / report.PAGE}")
     return 0

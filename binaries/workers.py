@@ -161,7 +161,7 @@ class Workers:
                         self._run_folder.note_fault(kept.part.name, how)
                 self._run_folder.write_faults()
                 if status.due():
-                    status.line(self._line())
+                    self._show(status)
         finally:
             status.clear()
             # Those who write first, those who keep it last.
@@ -181,20 +181,17 @@ class Workers:
         kept = [self._kept[part.name] for part in parts if part.name in self._kept]
         stop_all(k.process for k in kept if k.process is not None)
 
-    def _line(self) -> str:
-        """How far the run is."""
+    def _show(self, status: console.Status) -> None:
+        """Shows how far the run is."""
         now = read_progress(self.folder)
         running = sum(kept.process is not None and not kept.done for kept in self._kept.values())
         faults = sum(kept.faults for kept in self._kept.values())
         if now is None:
-            return f"starting: {running} processes"
+            status.line(f"starting: {running} processes")
+            return
         total = self._experiment.train_steps
-        return (
-            f"{console.bar(now['env_steps'] / total)} {now['env_steps']:,} of {total:,} steps"
-            f" | {now['updates']:,} updates"
-            f" | return {console.number(now['episode_return'])} | {now['env_steps_per_second']:,.0f} steps/s"
-            f" | {console.duration(now['seconds_left'])} left | {running} processes, {faults} restarts"
-        )
+        processes = console.Field(f"{running} processes, {faults} restart{'s' * (faults != 1)}", 3)
+        status.progress(now["env_steps"] / total, [*console.figures(now, total), processes])
 
 
 def run(command: Command) -> int:
@@ -205,15 +202,18 @@ def run(command: Command) -> int:
     reach = network.separate(command.flags)
     workers = Workers(command)
     folder = workers.folder
-    print(
-        f"{command.experiment.algo} on {command.experiment.environment} with {command.flags['num_workers']} actors, in"
-        f" {folder}; what each process says: {folder / 'logs'}\n"
-        f"Network: {reach}",
-        flush=True,
-    )
+    quiet = command.flags["quiet"]
+    if not quiet:
+        print(
+            f"{command.experiment.algo} on {command.experiment.environment} with {command.flags['num_workers']} actors,"
+            f" in {folder}; what each process says: {folder / 'logs'}\n"
+            f"Network: {reach}",
+            flush=True,
+        )
     if not workers.run():
         print("Stopped and saved; the same command goes on from here.")
         return 0
-    last = (folder / "logs" / "evaluator.log").read_text().strip().splitlines()[-1]
-    print(f"{last}\nReport: {folder / report.PAGE}\nTensorBoard: ./run tensorboard --logdir={folder}")
+    print((folder / "logs" / "evaluator.log").read_text().strip().splitlines()[-1])
+    if not quiet:
+        print(f"Report: {folder / report.PAGE}\nTensorBoard: ./run tensorboard --logdir={folder}")
     return 0

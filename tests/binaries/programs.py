@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,6 +88,9 @@ def running(
     reading, writing = pty.openpty() if terminal else os.pipe()
     command = [*inside, sys.executable, "-m", module, *arguments]
     own = environment() | dict(variables or {})
+    if terminal:
+        own |= {"TERM": "xterm"}
+        fcntl.ioctl(reading, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 200, 0, 0))
     process = subprocess.Popen(command, stdout=writing, stderr=writing, cwd=ROOT, env=own)
     os.close(writing)
     try:
@@ -106,12 +113,23 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
-def on_screen(text: str) -> list[str]:
-    """The lines that a terminal shows after `text`: a carriage return goes back to the line's beginning."""
-    lines = []
-    for line in text.replace("\r\n", "\n").split("\n"):
-        shown = ""
-        for part in line.split("\r"):
-            shown = part + shown[len(part) :]
-        lines.append(shown.rstrip())
+def on_screen(text: str, columns: int = 1_000) -> list[str]:
+    """The lines that a terminal of so many `columns` shows after `text`, which may go back on a line and erase."""
+    rows, row, column = [""], 0, 0
+    for part in re.split(r"(\r|\n|\x1b\[[JK])", text):
+        if part == "\r":
+            column = 0
+        elif part == "\n":
+            row, column = row + 1, 0
+            rows[row:] = rows[row:] or [""]
+        elif part.startswith("\x1b["):
+            rows[row : None if part.endswith("J") else row + 1] = [rows[row][:column]]
+        else:
+            for character in part:
+                if column == columns:
+                    row, column = row + 1, 0
+                    rows[row:] = rows[row:] or [""]
+                rows[row] = f"{rows[row][:column]:<{column}}{character}{rows[row][column + 1 :]}"
+                column += 1
+    lines = [line.rstrip() for line in rows]
     return lines[:-1] if lines[-1] == "" else lines

@@ -11,6 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from binaries import console
+from binaries.copies import Copies
+from binaries.experiment import Experiment
+from binaries.flags import Command
 from binaries.run_folder import read_progress
 from tests.binaries.conftest import Once
 from tests.binaries.programs import Ended, contents, run, running
@@ -80,8 +84,9 @@ def test_the_copies_end_with_a_report(finished: tuple[Path, Ended]) -> None:
 def test_finished_copies_are_not_run_again(finished: tuple[Path, Ended]) -> None:
     folder, _ = finished
     before = {name: data for name, data in contents(folder).items() if name.startswith("run_")}
-    ended = run("binaries.train", *flags(folder, 600, copies=3))
-    assert ended.code == 0, ended.stderr
+    ended = run("binaries.train", *flags(folder, 600, copies=3), "--quiet")
+    # There is nothing to warn of, and no new result.
+    assert ended == Ended(0, "", "")
     assert {name: data for name, data in contents(folder).items() if name.startswith("run_")} == before
 
 
@@ -90,6 +95,23 @@ def test_what_another_experiment_finished_is_no_copy(finished: tuple[Path, Ended
     ended = run("binaries.train", *flags(folder, 600, copies=3), "--hparam_override=PPO.epochs=2")
     assert ended.code == 2
     assert f"{folder}/run_0 holds another experiment's run: PPO.epochs was " in ended.stderr
+
+
+def test_the_copies_are_shown_as_one_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = {"port": 0, "output_dir": str(tmp_path), "quiet": False, "copies": 4, "training": False}
+    copies = Copies(Command({}, Experiment(train_steps=1_000), flags))
+    copies._done = {0}
+    copies._running = dict.fromkeys((1, 2, 3))  # pyright: ignore[reportAttributeAccessIssue]
+    for copy, steps, episode_return in ((1, 500, 20.0), (2, 250, 40.0)):
+        (tmp_path / f"run_{copy}").mkdir()
+        now = {"env_steps": steps, "updates": steps, "episode_return": episode_return, "seconds_left": 1.0}
+        now |= {"env_steps_per_second": 25.0, "updates_per_second": 10.0}
+        (tmp_path / f"run_{copy}" / "progress.json").write_text(json.dumps(now))
+    copies._show(console.Status())
+    assert capsys.readouterr().out == (
+        "1 of 4 copies done | 1,750 of 4,000 steps | 750 updates | return 30.0 | 50 steps/s | 20 updates/s"
+        " | 0:00:45 left | run_1 50%, return 20.0 | run_2 25%, return 40.0 | run_3 starts\n"
+    )
 
 
 def wait_for(reached: Callable[[], bool], seconds: float = 90.0) -> None:

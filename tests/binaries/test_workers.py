@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 
 import binaries.workers
-from binaries.workers import FAILURES, Kept, Part
+from binaries.console import Status
+from binaries.experiment import Experiment
+from binaries.flags import Command
+from binaries.workers import FAILURES, Kept, Part, Workers
 from pipeline.types import RunError
 
 
@@ -97,3 +101,19 @@ def test_one_that_dies_soon_waits_longer_each_time_though_the_run_goes_on(
             waits.append(one._start_at - time.monotonic())
         time.sleep(0.02)
     assert waits == pytest.approx([0.5, 1.0, 2.0], abs=0.2)
+
+
+def test_they_are_shown_as_one_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = {"port": 0, "shards": 1, "num_workers": 2, "output_dir": str(tmp_path), "quiet": False}
+    workers = Workers(Command({}, Experiment(train_steps=1_000), flags))
+    workers._show(Status())
+    now = {"env_steps": 500, "updates": 250, "episode_return": 20.0, "seconds_left": 20.0}
+    (tmp_path / "progress.json").write_text(
+        json.dumps(now | {"env_steps_per_second": 25.0, "updates_per_second": 12.5})
+    )
+    workers._show(Status())
+    assert capsys.readouterr().out == (
+        "starting: 0 processes\n"
+        "500 of 1,000 steps | 250 updates | return 20.0 | 25 steps/s | 12 updates/s | 0:00:20 left"
+        " | 0 processes, 0 restarts\n"
+    )

@@ -43,7 +43,7 @@ class AgentModel(tf.keras.Model):
 
     def call(self, observation: Nest) -> Nest:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[E, ...] -> actions [E, ...] at an episode's start."""
-        lanes = tree.flatten(observation)[0].shape[0]
+        lanes = _lanes(observation)
         begins = _time_step(observation, tf.ones([lanes], tf.bool))
         policy = self.greedy_policy
         return policy.action(begins, policy.get_initial_state(lanes)).action
@@ -92,7 +92,7 @@ class TFAgentAlgo(Algo):
     ) -> tuple[Nest, dict[str, Nest], Nest]:
         model: Any = params.online[GROUP]
         policy = model.agent.collect_policy if training else model.greedy_policy
-        lanes = tree.flatten(observation)[0].shape[0]
+        lanes = _lanes(observation)
         # Only recurrent networks read the step type, and only they have a core.
         begins = core["begins"] if core else tf.zeros([lanes], tf.bool)
         acted = policy.action(_time_step(observation, begins), core["state"] if core else ())
@@ -172,9 +172,15 @@ def adam(learning_rate: float, **clipping: float | None) -> tf.keras.optimizers.
     return tf.keras.optimizers.Adam(learning_rate, jit_compile=False, **clipping)
 
 
+def _lanes(observation: Nest) -> Any:
+    """E of states [E, ...]; a tensor in an exported policy, which takes any number."""
+    first = tree.flatten(observation)[0]
+    return tf.shape(first)[0] if first.shape[0] is None else first.shape[0]
+
+
 def _time_step(observation: Nest, begins: tf.Tensor) -> TimeStep:
     """What a policy sees of states [E, ...]; rewards and discounts are not known, and no policy looks at them."""
-    zeros = tf.zeros(begins.shape)
+    zeros = tf.zeros_like(begins, tf.float32)
     return TimeStep(tf.where(begins, StepType.FIRST, StepType.MID), zeros, zeros + 1.0, observation)
 
 

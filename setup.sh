@@ -47,10 +47,31 @@ if [ -z "$uv" ]; then
   uv=.uv/bin/uv
 fi
 
-printf 'Encore: installing the locked dependencies into .venv (about 3 GB)\n'
+sync=("$uv" sync --locked --inexact --compile-bytecode "${extras[@]/#/--extra=}")
+if [ -f .venv/encore-lock ]; then
+  printf 'Encore: bringing .venv to what the lock says\n'
+else
+  printf 'Encore: installing the locked dependencies into .venv (about 3 GB)\n'
+  sync+=(--quiet)
+fi
 # Without compiled bytecode TensorFlow's import takes 10 s instead of 3.
-"$uv" sync --locked --quiet --compile-bytecode "${extras[@]/#/--extra=}" ||
-  fail "uv could not install the locked dependencies; its own message stands above."
+install() { "${sync[@]}" "$@" || fail "uv could not install the locked dependencies; its own message stands above."; }
+compare() { .venv/bin/python -I -S tools/installed.py uv.lock .venv/lib/python3*/site-packages; }
+install
+
+# uv looks at names and versions only; packages that share a folder overwrite and remove each other's files.
+mapfile -t broken < <(compare | sed -n 's/^broken //p')
+if [ ${#broken[@]} -gt 0 ]; then
+  printf 'Encore: installing again, because files are missing or changed: %s\n' "${broken[*]}"
+  install "${broken[@]/#/--reinstall-package=}"
+fi
+report=$(compare) || fail "what is installed cannot be compared with the lock: remove .venv and run ./setup.sh again."
+broken_still=$(sed -n 's/^broken //p' <<<"$report" | paste -sd' ')
+[ -z "$broken_still" ] || fail "files are still missing or changed of: $broken_still; remove .venv and run ./setup.sh again."
+beside=$(sed -n 's/^beside //p' <<<"$report" | paste -sd' ')
+[ -z "$beside" ] || printf 'Encore: kept, though the lock does not name it: %s\n' "$beside"
+
 printf '%s\n' "${extras[@]}" >.venv/encore-extras
+# ./run sets up again when the lock differs from this one, or packages came or went after this was written.
 cp uv.lock .venv/encore-lock
 printf 'Encore: ready\n'

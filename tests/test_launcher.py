@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +16,16 @@ from pipeline.index import ROOT
 
 Checkout = Callable[..., subprocess.CompletedProcess[str]]
 
+SITE = ".venv/lib/python3.11/site-packages"
 PROGRAM = '"""{summary}"""\n\nif __name__ == "__main__":\n    pass\n'
 TELL = '#!/usr/bin/env bash\nprintf \'%s\\n\' "{name}" "PYTHONPATH=${{PYTHONPATH-}}" "$PWD" "$@" >>"{log}"\n'
 """a stand-in that tells how it was called"""
+INSTALL = f"""mkdir -p .venv/bin {SITE}
+printf '#!/usr/bin/env bash\\nexec "{sys.executable}" "$@"\\n' >.venv/bin/python
+chmod +x .venv/bin/python
+for word; do [[ $word != --reinstall-package=* ]] || cp -r "{{wheels}}/${{{{word#*=}}}}/." {SITE}; done
+"""
+"""what a stand-in for uv does: an environment, and packages anew from folders of their names"""
 WORLDS = ("atari", "box2d", "envpool", "habitat", "mujoco", "procgen", "vizdoom")
 EXTRAS = ("atari", "box2d", "envpool", "gpu", "habitat", "mujoco", "procgen", "vizdoom")
 
@@ -106,6 +114,18 @@ def test_a_newer_lock_file_sets_up_again(checkout: Path) -> None:
     assert told(checkout)[0] == "setup.sh"
 
 
+def test_a_package_that_came_or_went_sets_up_again(checkout: Path) -> None:
+    call(checkout / "run", "binaries_program")
+    site = checkout / SITE
+    site.mkdir(parents=True)
+    set_up_at = (checkout / ".venv/encore-lock").stat().st_mtime
+    for seconds, called in ((-1, ["python"]), (1, ["setup.sh", "python"])):
+        os.utime(site, (set_up_at + seconds, set_up_at + seconds))
+        told(checkout)
+        call(checkout / "run", "binaries_program")
+        assert [line for line in told(checkout) if line in ("setup.sh", "python")] == called
+
+
 def test_a_failed_set_up_ends_the_run(checkout: Path) -> None:
     write_script(checkout / "setup.sh", "#!/usr/bin/env bash\nprintf 'setup.sh: no\\n' >&2\nexit 2\n")
     ended = call(checkout / "run", "binaries_program")
@@ -162,9 +182,10 @@ def setup(tmp_path: Path) -> Path:
     """A folder with setup.sh and what it reads, beside bin/ with a uv and a uname of our own."""
     root = tmp_path / "checkout"
     root.mkdir()
-    for name in ("setup.sh", "pyproject.toml", "uv.lock"):
+    (root / "tools").mkdir()
+    for name in ("setup.sh", "pyproject.toml", "uv.lock", "tools/installed.py"):
         shutil.copy(ROOT / name, root / name)
-    write_script(tmp_path / "bin/uv", TELL.format(name="uv", log=tmp_path / "log") + "mkdir -p .venv\n")
+    write_script(tmp_path / "bin/uv", TELL.format(name="uv", log=tmp_path / "log") + INSTALL.format(wheels=tmp_path))
     write_uname(tmp_path, "Linux", "x86_64")
     return root
 
@@ -242,4 +263,77 @@ def test_an_installation_that_fails_is_not_taken_for_one(setup: Path) -> None:
     ended = set_up(setup)
     assert ended.returncode == 2
     assert ended.stderr.startswith("uv: no network\nsetup.sh: uv could not install the locked dependencies")
+    assert not (setup / ".venv/encore-lock").exists()
+
+
+def package(folder: Path, name: str, version: str, files: dict[str, str]) -> None:
+    """A package as an installer leaves it: its files and what it recorded of them."""
+    info = f"{name}-{version}.dist-info"
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    (folder / info).mkdir()
+    rows = [f"{path},sha256=x,{len(text)}" for path, text in files.items()]
+    (folder / info / "RECORD").write_text("\n".join([*rows, f"{info}/RECORD,,"]) + "\n")
+
+
+PYGAME = {"pygame/__init__.py": "# pygame", "pygame/version.py": "2.1.3"}
+
+
+@pytest.fixture
+def installed(setup: Path) -> Path:
+    """site-packages after a first ./setup.sh: pygame, two that share a file, and two that the lock does not name."""
+    assert set_up(setup).returncode == 0
+    site = setup / SITE
+    package(setup.parent / "pygame", "pygame", "2.1.3", PYGAME)
+    package(site, "pygame", "2.1.3", PYGAME)
+    package(site, "dm_tree", "0.1.8", {"shared/__init__.py": "", "tree/old.pyc": "bytecode"})
+    package(site, "dm_env", "1.6", {"shared/__init__.py": "# both have it"})
+    package(site, "minigrid", "3.0.0", {"minigrid/__init__.py": ""})
+    package(site, "highway_env", "1.10", {"highway_env/__init__.py": ""})
+    (site / "tree/old.pyc").write_text("compiled anew")
+    told(setup)
+    return site
+
+
+def test_what_somebody_installed_is_kept_and_said(setup: Path, installed: Path) -> None:
+    ended = set_up(setup)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "kept, though the lock does not name it: highway-env==1.10 minigrid==3.0.0\n" in ended.stdout
+    called = told(setup)
+    # Without this uv removes all that the lock does not name.
+    assert "--inexact" in called
+    assert called.count("sync") == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "rm -r pygame",
+        "rm pygame/version.py",
+        "echo 'another package has it too' >pygame/__init__.py",
+        "rm pygame-2.1.3.dist-info/RECORD",
+    ],
+)
+def test_packages_whose_files_are_missing_or_changed_are_installed_again(
+    setup: Path, installed: Path, damage: str
+) -> None:
+    subprocess.run(damage, shell=True, check=True, cwd=installed)
+    (installed / "minigrid/__init__.py").unlink()
+    ended = set_up(setup)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "installing again, because files are missing or changed: pygame\n" in ended.stdout
+    assert [word for word in told(setup) if "reinstall" in word] == ["--reinstall-package=pygame"]
+    assert {path: (installed / path).read_text() for path in PYGAME} == PYGAME
+
+
+def test_packages_that_stay_broken_are_named(setup: Path, installed: Path) -> None:
+    (installed / "pygame/version.py").unlink()
+    (setup.parent / "pygame/pygame/version.py").unlink()
+    (setup / ".venv/encore-lock").unlink()
+    ended = set_up(setup)
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "setup.sh: files are still missing or changed of: pygame; remove .venv and run ./setup.sh again.\n"
+    )
     assert not (setup / ".venv/encore-lock").exists()

@@ -56,8 +56,9 @@ def test_every_package_that_the_programs_import_is_copied() -> None:
 
 def test_what_setup_and_run_read_is_copied() -> None:
     copies = copied()
-    packages = copies.index("setup.sh"), copies.index("uv.lock"), copies.index("pyproject.toml")
-    assert max(packages) < copies.index("run")
+    read = ("setup.sh", "uv.lock", "pyproject.toml", *re.findall(r"\btools/\w+\.py\b", (ROOT / "setup.sh").read_text()))
+    assert "tools/installed.py" in read
+    assert max(map(copies.index, read)) < copies.index("run")
     (install,) = (rest for rest in arguments("RUN") if "setup.sh" in rest)
     # The lock is installed before the code is there, so that a change of the code does not install anew.
     assert TEXT.index(install) < TEXT.index("COPY run")

@@ -186,10 +186,15 @@ def _check_experiment(experiment: Experiment) -> None:
     algos = {entry.name: entry for entry in index.scan("agents.algos")}
     if experiment.algo not in algos:
         raise UserError(f"There is no algorithm '{experiment.algo}'; {index.near(experiment.algo, algos)}")
+    served: Any = algos[experiment.algo].constants.get("action_kinds")
+    if served is None:
+        raise UserError(
+            f"{algos[experiment.algo].class_name} does not say which actions it serves: give it a line such as"
+            " action_kinds = ('discrete',), a literal that is read before the class is imported."
+        )
     environment = make(experiment.environment, wrappers=experiment.wrappers)
     kind = action_kind(environment.action_spec)
     environment.close()
-    served: Any = algos[experiment.algo].constants["action_kinds"]
     if kind not in served:
         raise UserError(
             f"Algorithm '{experiment.algo}' serves {' and '.join(served)} actions, and those of"

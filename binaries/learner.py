@@ -378,12 +378,12 @@ def main(argv: list[str]) -> int:
         learner.run_id = learner.agree(random.SystemRandom().randrange(1, 2**31) if learner.is_chief else ANYTHING)
     # TensorFlow's service for several learners takes SIGTERM, for a protocol of its own that nobody answers.
     stop.listen()
-    settings.check_all_read(command.settings)
+    reading = settings.check_all_read(command.settings)
     operative = settings.operative()
     if learner.is_chief:
         folder.take()
         log.keep(folder.path / NATIVE_LOG)
-        folder.write(command.flags, operative)
+        folder.write(command.flags, operative, reading.held)
     try:
         clients = serving.clients(
             addresses,

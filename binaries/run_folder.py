@@ -96,10 +96,14 @@ class RunFolder:
         """Makes the folder, which belongs to this process until it ends."""
         self._lock.take()
 
-    def write(self, flags: Mapping[str, Any], operative_config: str) -> None:
-        """Records what this run is: flags, settings, versions, git commit, operative configuration."""
+    def write(self, flags: Mapping[str, Any], operative_config: str, held: Mapping[str, Binding]) -> None:
+        """Records what this run is: flags, settings, versions, git commit, operative configuration.
+
+        `held`: the settings that constructors were given; the others that were set count for a resumed run only.
+        """
         record = {
-            "settings": self._settings,
+            "settings": as_text(held),
+            "given": self._settings,
             "flags": flags,
             "versions": {name: importlib.metadata.version(name) for name in VERSIONS}
             | {"python": platform.python_version()},
@@ -168,7 +172,8 @@ class RunFolder:
         if not (self.path / RUN).exists():
             return
         try:
-            before = json.loads((self.path / RUN).read_text())["settings"]
+            record = json.loads((self.path / RUN).read_text())
+            before = record.get("given", record["settings"])
         except (ValueError, KeyError) as error:
             raise UserError(f"{self.path / RUN} cannot be read ({error}): choose another --output_dir.") from error
         said = f"{self.path} holds another experiment's run"

@@ -6,9 +6,12 @@ Later settings win: the files of --hparams from left to right (each after the fi
 
 from __future__ import annotations
 
+import collections.abc
 import importlib
 import re
+import sys
 import tokenize
+import typing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +21,7 @@ import typeguard
 from gin import config_parser
 
 from configs import registry as configs
-from pipeline import index
+from pipeline import index, registry
 from pipeline.types import UserError
 
 PACKAGES = (
@@ -48,6 +51,8 @@ class Binding(NamedTuple):
     """a Python literal, or a `Reference`"""
     origin: str
     """where it was set: 'dqn.gin:4', '--hparam_override', '--env'"""
+    base: str = ""
+    """the setting of a class that `owner` inherits from, where it is that one: 'DQN.gamma'"""
 
     @property
     def name(self) -> str:
@@ -167,13 +172,39 @@ def _fits(value: Any, annotation: str) -> bool:
     if "bool" not in annotation and any(isinstance(v, bool) for v in (value if isinstance(value, tuple) else (value,))):
         return False
     every = typeguard.CollectionCheckStrategy.ALL_ITEMS
-    # Annotations of settings name built-in types only, so that they can be read without importing the class.
+    # Annotations name built-in types, and those of typing: they are read without importing the class.
+    names = {"__builtins__": __builtins__, **vars(collections.abc), **vars(typing), "typing": typing, "t": typing}
     try:
-        kind = eval(annotation, {"__builtins__": __builtins__})
+        kind = eval(annotation, names)
+    except (NameError, AttributeError, TypeError, SyntaxError):
+        # A type of a person's own; their class sees whether it gets it.
+        return True
+    try:
         typeguard.check_type(value, kind, collection_check_strategy=every)
     except typeguard.TypeCheckError:
         return False
     return True
+
+
+def inherited(settings: dict[str, Binding]) -> dict[str, Binding]:
+    """The settings that classes take from the classes they inherit from, the nearest first; their own come before."""
+    known = entries()
+    found: dict[str, Binding] = {}
+    for entry in known.values():
+        bases = _bases(entry, known)
+        for parameter, annotation in entry.parameters.items():
+            own = f"{entry.class_name}.{parameter}"
+            base = next((s for name in bases if (s := settings.get(f"{name}.{parameter}"))), None)
+            if base is not None and own not in settings and _fits(base.value, annotation):
+                found[own] = Binding(
+                    entry.class_name, parameter, base.value, f"{base.origin} ({base.owner})", base.name
+                )
+    return found
+
+
+def _bases(entry: index.Entry, known: dict[str, index.Entry]) -> list[str]:
+    """The configurable classes that a class inherits from, the nearest first."""
+    return [name for module, name in entry.lineage if name in known and known[name].module == module]
 
 
 def apply(settings: dict[str, Binding], package: str = "") -> None:
@@ -182,17 +213,41 @@ def apply(settings: dict[str, Binding], package: str = "") -> None:
     With a `package`, only those of its classes, and of classes that were added to its registry.
     """
     known = entries()
+
+    def chosen(owner: str) -> bool:
+        places = (known[owner].module, known[owner].registry)
+        return not package or any(f"{place}.".startswith(f"{package}.") for place in places)
+
     lines = []
     for binding in settings.values():
         scope, slash, owner = binding.owner.rpartition("/")
-        module = known[owner].module
-        if package and not any(f"{p}.".startswith(f"{package}.") for p in (module, known[owner].registry)):
+        if not chosen(owner):
             continue
+        module = known[owner].module
         importlib.import_module(module)
         # With the module, because other packages register classes too: tf-agents has a Learner of its own.
         lines.append(f"{scope}{slash}{module}.{owner}.{binding.parameter} = {binding.value!r}")
     gin.clear_config()
     gin.parse_config(lines)
+    _waiting.clear()
+    for binding in inherited(settings).values():
+        if chosen(binding.owner):
+            module = known[binding.owner].module
+            _waiting.setdefault(module, {})[f"{module}.{binding.name}"] = binding.value
+    _bind_inherited()
+
+
+_waiting: dict[str, dict[str, Any]] = {}
+"""by module: 'module.Class.parameter' -> value that its classes inherit, until it is imported: a run may not need it"""
+
+
+def _bind_inherited() -> None:
+    for module in [name for name in _waiting if name in sys.modules]:
+        for name, value in _waiting.pop(module).items():
+            gin.bind_parameter(name, value)
+
+
+registry.call_when_loaded(_bind_inherited)
 
 
 def replaced(settings: dict[str, Binding], binding: Binding) -> bool:
@@ -207,21 +262,54 @@ def replaced(settings: dict[str, Binding], binding: Binding) -> bool:
     return any(isinstance(b.value, str) and b.value in alternatives for b in later)
 
 
-def check_all_read(settings: dict[str, Binding]) -> None:
+class Reading(NamedTuple):
+    """What became of the settings in the run that was built."""
+
+    held: dict[str, Binding]
+    """those that its constructors were given, by the class that was given them"""
+    unread: list[Binding]
+    """those of classes that later settings replaced"""
+
+
+def check_all_read(settings: dict[str, Binding]) -> Reading:
     """Raises UserError where a setting's class is no part of the run that was built, unless another replaced it."""
-    used = {f"{b.owner}.{b.parameter}" for b in read_bindings(operative(), "gin")}
-    for binding in settings.values():
-        if binding.name not in used and not replaced(settings, binding):
+    given = {f"{b.owner}.{b.parameter}": b.value for b in read_bindings(operative(), "gin")}
+    known = entries()
+    held = {
+        b.name: b._replace(value=given[b.name]) for b in (settings | inherited(settings)).values() if b.name in given
+    }
+    read = {b.base or b.name for b in held.values()}
+    unread = []
+    for place, binding in enumerate(settings.values()):
+        # A class's own setting is as one that sets that of its base anew.
+        anew = [b for b in list(settings.values())[place + 1 :] if b.name in read and b.parameter == binding.parameter]
+        if binding.name in read or any(binding.owner in _bases(known[b.owner], known) for b in anew):
+            continue
+        if not replaced(settings, binding):
             raise UserError(
                 f"{binding.origin}: nothing reads {binding.name}, because {binding.owner} is no part of this run;"
-                f" {index.near(binding.name, used)}"
+                f" {index.near(binding.name, given)}"
             )
+        unread.append(binding)
+    return Reading(held, unread)
 
 
 def operative() -> str:
     """Every parameter, defaults included, of the classes that the run is built from, as a gin file."""
     # gin adds the module where another package has a class of the same name.
-    return re.sub(r"(?m)^((?:\w+/)*)(?:\w+\.)+(\w+\.\w+ =)", r"\1\2", gin.operative_config_str())
+    text = re.sub(r"(?m)^((?:\w+/)*)(?:\w+\.)+(\w+\.\w+ =)", r"\1\2", gin.operative_config_str())
+    said = read_bindings(text, "gin")
+    hidden = {
+        f"{owner}.{name} = {value!r}"
+        for owner, entry in entries().items()
+        for name, value in entry.forwarded.items()
+        if owner in {b.owner for b in said} and f"{owner}.{name}" not in {b.name for b in said}
+    }
+    return (
+        "\n".join([text, "# Parameters that constructors hand on by **kwargs:", *sorted(hidden), ""])
+        if hidden
+        else text
+    )
 
 
 def without_gin(text: str) -> str:

@@ -348,12 +348,14 @@ def _viewing(command: flags.Command, folder: RunFolder) -> tuple[Videos | None, 
     return None, render
 
 
-def _show(command: flags.Command, folder: RunFolder, plan: Plan, reach: str) -> None:
+def _show(reading: settings.Reading, folder: RunFolder, plan: Plan, reach: str) -> None:
     """Says what is about to run, and where each setting came from."""
     print(f"{plan.experiment.algo} on {plan.experiment.environment}, in {folder.path}")
-    width = max(map(len, command.settings))
-    for name, binding in sorted(command.settings.items()):
+    width = max(map(len, reading.held))
+    for name, binding in sorted(reading.held.items()):
         print(f"  {name:<{width}}  {binding.value!r:<14}  {binding.origin}")
+    if reading.unread:
+        print(f"  not in this run, where other classes were chosen: {', '.join(b.name for b in reading.unread)}")
     print(f"  everything else has its default: {folder.path / OPERATIVE}")
     print(f"Network: {reach}")
     unit = f"rollouts of {plan.lanes} lanes x" if plan.memory.on_policy else "windows of"
@@ -396,7 +398,7 @@ def main(argv: list[str]) -> int:
     replay = None if unit is None or ACTORS in unit.state else unit.path / "replay"
     parts = plan.build(folder.checkpoints / "replay.new", port or None, replay)
     try:
-        settings.check_all_read(command.settings)
+        reading = settings.check_all_read(command.settings)
     except UserError:
         parts.close()
         raise
@@ -407,9 +409,9 @@ def main(argv: list[str]) -> int:
     operative = settings.operative()
     quiet = command.flags["quiet"]
     if training:
-        folder.write(command.flags, operative)
+        folder.write(command.flags, operative, reading.held)
     if not quiet:
-        _show(command, folder, plan, reach)
+        _show(reading, folder, plan, reach)
     try:
         run = Run(parts, folder, checkpoints, unit, quiet=quiet, videos=videos, profile=profile)
         run.show_settings_in_tensorboard(operative)

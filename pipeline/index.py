@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.source import ROOT, Module
 from pipeline.types import UserError
-
-ROOT = Path(__file__).absolute().parent.parent
 
 
 class Entry(NamedTuple):
@@ -24,11 +23,15 @@ class Entry(NamedTuple):
     """as gin writes it, e.g. 'Prioritized'"""
     module: str
     parameters: Mapping[str, str]
-    """annotations of the constructor's configurable parameters, as text"""
+    """annotations of the constructor's configurable parameters, inherited ones too, as text"""
+    forwarded: Mapping[str, object]
+    """defaults of the parameters among them that the constructor's own signature does not show, where they are known"""
     constants: Mapping[str, object]
-    """literal class attributes"""
+    """literal class attributes, inherited ones too"""
     registry: str
     """the package whose registry it is in, e.g. 'servers.memory'; '' where it is in none"""
+    lineage: tuple[tuple[str, str], ...]
+    """module and name of the classes that it inherits from, the nearest first"""
 
 
 _added: dict[str, list[Entry]] = {}
@@ -47,7 +50,7 @@ def add(module: str) -> Path:
         raise UserError(f"There is no module '{module}' to import: it must lie in the current folder or on PYTHONPATH.")
     path = Path(spec.origin)
     try:
-        _added[module] = read(path.read_text(), module)
+        _added[module] = read(path.read_text(), module, path.name == "__init__.py")
     except SyntaxError as error:
         raise UserError(f"Module '{module}' is no Python: line {error.lineno} of {path}.") from error
     return path
@@ -74,23 +77,20 @@ def _files(package: str) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def read(source: str, module: str) -> list[Entry]:
+def read(source: str, module: str, is_package: bool = False) -> list[Entry]:
     """The classes in `source` that carry `@gin.register` or `@SOME_REGISTRY.register('name')`."""
-    body = ast.parse(source).body
-    # from agents.algos.registry import ALGOS
-    homes = {
-        alias.asname or alias.name: node.module.rpartition(".")[0]
-        for node in body
-        if isinstance(node, ast.ImportFrom) and node.module
-        for alias in node.names
-    }
     entries = []
-    for node in body:
-        if isinstance(node, ast.ClassDef):
-            name, registry = next((n for n in map(_registered_name, node.decorator_list) if n is not None), (None, ""))
-            if name is not None:
-                home = homes.get(registry, "")
-                entries.append(Entry(name or node.name, node.name, module, _parameters(node), _constants(node), home))
+    read = Module(module, source, is_package)
+    for cls in read.classes:
+        node = cls.node
+        name, registry = next((n for n in map(_registered_name, node.decorator_list) if n is not None), (None, ""))
+        if name is None:
+            continue
+        # agents.algos.registry.ALGOS
+        home = read.full_name(registry).rpartition(".")[0].rpartition(".")[0] if registry != "gin" else ""
+        lineage = tuple((base.module.name, base.node.name) for base in cls.lineage[1:])
+        about = (cls.parameters(), cls.forwarded_defaults(), cls.constants())
+        entries.append(Entry(name or node.name, node.name, module, *about, home, lineage))
     return entries
 
 
@@ -102,32 +102,6 @@ def _registered_name(decorator: ast.expr) -> tuple[str, str] | None:
     if isinstance(decorator, ast.Attribute) and decorator.attr == "register":
         return "", ast.unparse(decorator.value)
     return None
-
-
-def _parameters(node: ast.ClassDef) -> dict[str, str]:
-    """The constructor's parameters that have a default: the others are handed over by the code."""
-    for item in node.body:
-        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            plain = item.args.args[len(item.args.args) - len(item.args.defaults) :]
-            named = [a for a, d in zip(item.args.kwonlyargs, item.args.kw_defaults, strict=True) if d is not None]
-            return {a.arg: ast.unparse(a.annotation) if a.annotation else "object" for a in plain + named}
-    # A dataclass or NamedTuple: its fields are its constructor's parameters.
-    return {
-        item.target.id: ast.unparse(item.annotation)
-        for item in node.body
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.value is not None
-    }
-
-
-def _constants(node: ast.ClassDef) -> dict[str, object]:
-    constants = {}
-    for item in node.body:
-        if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
-            try:
-                constants[item.targets[0].id] = ast.literal_eval(item.value)
-            except ValueError:
-                continue
-    return constants
 
 
 def near(name: str, known: Iterable[str]) -> str:

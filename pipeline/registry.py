@@ -13,6 +13,13 @@ from pipeline.types import UserError
 
 C = TypeVar("C", bound=type)
 
+_listeners: list[Callable[[], None]] = []
+
+
+def call_when_loaded(listener: Callable[[], None]) -> None:
+    """From now on `listener` is called whenever a registry has loaded a class, before that class is configured."""
+    _listeners.append(listener)
+
 
 class Registry:
     """The classes of one kind, e.g. `ALGOS = Registry("algorithm", "agents.algos")`. It never holds instances."""
@@ -62,4 +69,6 @@ class Registry:
         self.check(name)
         if name not in self._imported:
             importlib.import_module(next(e.module for e in index.scan(self.package) if e.name == name))
+        for listener in _listeners:
+            listener()
         return self._imported[name]

@@ -13,7 +13,7 @@ import pytest
 from pipeline.index import ROOT
 
 LAYERS = (
-    ("pipeline.types", "pipeline.registry", "pipeline.index", "pipeline.checks"),
+    ("pipeline.types", "pipeline.registry", "pipeline.index", "pipeline.source", "pipeline.checks"),
     (
         "pipeline",
         "servers",
@@ -38,6 +38,7 @@ HEAVY = ("tensorflow", "tensorflow_probability", "tf_agents", "reverb", "keras")
 LIGHT = (
     "pipeline.types",
     "pipeline.index",
+    "pipeline.source",
     "pipeline.registry",
     "pipeline.checks",
     "pipeline.envs",

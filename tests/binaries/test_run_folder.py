@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from binaries.run_folder import RunFolder
+from binaries.run_folder import RunFolder, as_text
 from binaries.settings import Binding
 from pipeline.index import ROOT
 from pipeline.types import UserError
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> RunFolder:
     """A folder that a run has begun in."""
     (tmp_path / "run").mkdir()
     begun = RunFolder(str(tmp_path / "run"), settings())
-    begun.write({"hparams": "dqn", "seed": None}, "DQN.gamma = 0.9\n")
+    begun.write({"hparams": "dqn", "seed": None}, "DQN.gamma = 0.9\n", settings())
     return begun
 
 
@@ -53,6 +53,15 @@ def test_a_folder_is_found_from_where_the_command_runs_and_from_home(
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert RunFolder("run", settings()).path == tmp_path / "run"
     assert RunFolder("~/run", settings()).path == tmp_path / "home/run"
+
+
+def test_only_settings_that_hold_are_recorded_as_such_and_the_others_count_for_a_resumed_run(folder: RunFolder) -> None:
+    held = settings(DQN__double=None)
+    folder.write({}, "", held)
+    assert json.loads((folder.path / "run.json").read_text())["settings"] == as_text(held)
+    assert RunFolder(str(folder.path), settings()).path == folder.path
+    with pytest.raises(UserError, match=r"DQN\.double was True there and is False here"):
+        RunFolder(str(folder.path), settings(DQN__double=False))
 
 
 def test_what_ran_is_recorded(folder: RunFolder) -> None:
@@ -114,7 +123,7 @@ def test_another_experiment_is_refused_with_the_setting_that_differs(
 def test_a_continued_run_replaces_the_record_and_adds_to_the_results(folder: RunFolder) -> None:
     folder.append_result(kind="eval", env_steps=100)
     continued = RunFolder(str(folder.path), settings(Experiment__train_steps=200))
-    continued.write({"hparams": "dqn", "seed": None}, "DQN.gamma = 0.9\n")
+    continued.write({"hparams": "dqn", "seed": None}, "DQN.gamma = 0.9\n", settings(Experiment__train_steps=200))
     continued.append_result(kind="test", env_steps=200)
     assert json.loads((folder.path / "run.json").read_text())["settings"]["Experiment.train_steps"] == "200"
     assert [json.loads(line) for line in (folder.path / "results.jsonl").read_text().splitlines()] == [

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+import itertools
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gin
 import pytest
 
+from agents.algos.act_select.registry import ACTION_SELECTORS
 from agents.algos.registry import ALGOS
+from agents.models.registry import MODELS
 from binaries import flags, settings
 from binaries.experiment import Experiment
 from binaries.settings import Binding
 from configs import registry as configs
+from pipeline import index
+from pipeline.envs.make import make as make_environment
+from pipeline.envs.registry import ENVIRONMENTS
+from pipeline.envs.wrappers.registry import WRAPPERS
 from pipeline.types import UserError
 from servers.memory.registry import MEMORIES
 
@@ -309,3 +317,230 @@ def test_what_gin_adds_to_a_sentence_is_taken_off(write: Write) -> None:
         ALGOS.get("dqn")()
     assert "In call to configurable" in str(error.value)
     assert settings.without_gin(str(error.value)) == "DQN.gamma is 1.5: it must lie in [0, 1]."
+
+
+# What classes take from the classes that they inherit from.
+
+NUMBERS = itertools.count()
+VARIANTS = """
+import typing
+from collections.abc import Sequence
+from typing import Optional
+from agents.algos.act_select.basic import Epsilon
+from agents.algos.act_select.registry import ACTION_SELECTORS
+from agents.algos.dqn import DQN
+from agents.algos.registry import ALGOS
+from agents.models.basic import MLP
+from agents.models.registry import MODELS
+from pipeline.envs.registry import ENVIRONMENTS
+from pipeline.envs.scripted import Scripted
+from pipeline.envs.wrappers.basic import TimeLimit
+from pipeline.envs.wrappers.registry import WRAPPERS
+from servers.memory.prioritized import Prioritized
+from servers.memory.registry import MEMORIES
+
+MyType = object
+
+@ALGOS.register("plain")
+class Plain(DQN): ...
+
+class Between(Plain):
+    def __init__(self, step: int = 1, **kwargs):
+        super().__init__(n_step=step, **kwargs)
+
+@ALGOS.register("far")
+class Far(Between):
+    def __init__(self, extra: float = 1.0, **kwargs):
+        super().__init__(**kwargs)
+
+@ALGOS.register("some")
+class Some(DQN):
+    def __init__(self, gamma: float = 0.5):
+        super().__init__(gamma=gamma)
+
+@ALGOS.register("typed")
+class Typed(DQN):
+    action_kinds = DQN.action_kinds
+
+    def __init__(
+        self, rate: Optional[float] = None, sizes: Sequence[int] = (), one: "typing.Literal['a']" = "a",
+        own: MyType = None, **kwargs
+    ):
+        super().__init__(**kwargs)
+
+@MODELS.register("plain_model")
+class PlainModel(MLP): ...
+
+@ACTION_SELECTORS.register("plain_epsilon")
+class PlainEpsilon(Epsilon): ...
+
+@MEMORIES.register("plain_memory")
+class PlainMemory(Prioritized): ...
+
+@ENVIRONMENTS.register("plain_world")
+class PlainWorld(Scripted): ...
+
+@WRAPPERS.register("plain_limit")
+class PlainLimit(TimeLimit): ...
+"""
+
+
+@pytest.fixture
+def variants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module of a person's own, added as --import does, not imported yet."""
+    module = f"variants{next(NUMBERS)}"
+    (tmp_path / f"{module}.py").write_text(VARIANTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(index, "_added", {})
+    for registry in (ALGOS, MODELS, ACTION_SELECTORS, MEMORIES, ENVIRONMENTS, WRAPPERS):
+        monkeypatch.setattr(registry, "_imported", dict(registry._imported))
+    index.add(module)
+    yield module
+    gin.clear_config()
+
+
+def reading(merged: dict[str, Binding], make: Callable[[], object]) -> settings.Reading:
+    """What became of the settings where the run is what `make` makes."""
+    settings.apply(merged)
+    make()
+    return settings.check_all_read(merged)
+
+
+def shown(merged: dict[str, Binding], make: Callable[[], object]) -> dict[str, tuple[Any, str]]:
+    """Values and origins, which are in the operative configuration too."""
+    held = reading(merged, make).held
+    operative = {b.name: b.value for b in settings.read_bindings(settings.operative(), "gin")}
+    assert {name: operative[name] for name in held} == {name: b.value for name, b in held.items()}
+    return {name: (b.value, b.origin) for name, b in held.items()}
+
+
+@pytest.mark.usefixtures("variants")
+def test_a_class_takes_its_bases_settings_unless_it_has_its_own(write: Write) -> None:
+    write(one="DQN.gamma = 0.9\nDQN.n_step = 4\nPlain.gamma = 0.8\n")
+    made: list[Any] = []
+    held = shown(read("one"), lambda: made.append(ALGOS.get("plain")()))
+    assert held == {"Plain.gamma": (0.8, "one.gin:3"), "Plain.n_step": (4, "one.gin:2 (DQN)")}
+    assert reading(read("one"), lambda: ALGOS.get("plain")()).unread == []
+    assert made[0].data().window == 5
+    assert made[0]._gamma == 0.8
+
+
+@pytest.mark.usefixtures("variants")
+@pytest.mark.parametrize("settings_first", [True, False])
+def test_it_does_not_matter_whether_the_class_is_chosen_before_or_after(write: Write, settings_first: bool) -> None:
+    lines = ["DQN.n_step = 4", "Experiment.algo = 'plain'"]
+    write(one="\n".join(lines if settings_first else reversed(lines)))
+    held = shown(read("one"), lambda: ALGOS.get(gin.get_configurable(Experiment)().algo)())
+    assert held["Plain.n_step"][0] == 4
+
+
+@pytest.mark.usefixtures("variants")
+def test_settings_reach_over_several_classes_the_nearest_first(write: Write) -> None:
+    write(one="DQN.gamma = 0.9\nDQN.batch_size = 4\nPlain.batch_size = 8\nFar.step = 3\n")
+    made: list[Any] = []
+    held = shown(read("one"), lambda: made.append(ALGOS.get("far")()))
+    assert held == {
+        "Far.gamma": (0.9, "one.gin:1 (DQN)"),
+        "Far.batch_size": (8, "one.gin:3 (Plain)"),
+        "Far.step": (3, "one.gin:4"),
+    }
+    assert made[0].data().window == 4
+    assert made[0].data().batch_size == 8
+    # What its constructor hides is shown with its default.
+    assert "Far.double = False" in settings.operative().splitlines()
+
+
+@pytest.mark.usefixtures("variants")
+def test_a_setting_that_a_class_does_not_take_from_its_base_is_told_apart_from_those_that_hold(write: Write) -> None:
+    write(one="DQN.gamma = 0.9\nDQN.n_step = 4\nExperiment.algo = 'some'\n")
+    make = lambda: ALGOS.get(gin.get_configurable(Experiment)().algo)()  # noqa: E731
+    became = reading(read("one"), make)
+    assert set(became.held) == {"Some.gamma", "Experiment.algo"}
+    assert [b.name for b in became.unread] == ["DQN.n_step"]
+    with pytest.raises(
+        UserError, match=r"^--hparam_override: nothing reads DQN\.n_step, because DQN is no part of this"
+    ):
+        reading(read("one", "DQN.n_step=5"), make)
+    with pytest.raises(UserError, match=r"^--hparam_override: Some has no parameter 'n_step'; did you mean|there are"):
+        read("one", "Some.n_step=5")
+
+
+@pytest.mark.usefixtures("variants")
+def test_a_base_setting_after_the_classes_own_is_an_error_that_names_the_own_one(write: Write) -> None:
+    write(one="Plain.n_step = 3\n")
+    with pytest.raises(UserError, match=r"nothing reads DQN\.n_step, .*did you mean Plain\.n_step"):
+        reading(read("one", "DQN.n_step=4"), lambda: ALGOS.get("plain")())
+
+
+@pytest.mark.usefixtures("variants")
+def test_a_base_that_runs_beside_its_variant_keeps_its_settings(write: Write) -> None:
+    write(one="MLP.hidden_sizes = (3,)\nPlainModel.activation = 'tanh'\n")
+
+    def make() -> None:
+        MODELS.get("basic")(2)
+        MODELS.get("plain_model")(2)
+
+    assert shown(read("one"), make) == {
+        "MLP.hidden_sizes": ((3,), "one.gin:1"),
+        "PlainModel.hidden_sizes": ((3,), "one.gin:1 (MLP)"),
+        "PlainModel.activation": ("tanh", "one.gin:2"),
+    }
+
+
+@pytest.mark.usefixtures("variants")
+def test_models_memories_action_functions_environments_and_wrappers_inherit_too(write: Write) -> None:
+    write(
+        one="Epsilon.final = 0.2\nPrioritized.exponent = 0.3\nScripted.lengths = (2,)\nScripted.truncated = (False,)\n"
+        "TimeLimit.steps = 7\n"
+    )
+
+    def make() -> None:
+        ACTION_SELECTORS.get("plain_epsilon")()
+        MEMORIES.get("plain_memory")()
+        make_environment("plain_world", wrappers=("plain_limit",))
+
+    held = shown(read("one"), make)
+    assert {name: value for name, (value, _) in held.items()} == {
+        "PlainEpsilon.final": 0.2,
+        "PlainMemory.exponent": 0.3,
+        "PlainWorld.lengths": (2,),
+        "PlainWorld.truncated": (False,),
+        "PlainLimit.steps": 7,
+    }
+
+
+@pytest.mark.usefixtures("variants")
+@pytest.mark.parametrize("text", ["Plain.lr_schedule='linear'", "Far.double=True", "Far.extra=2.0"])
+def test_inherited_parameters_can_be_set(write: Write, text: str) -> None:
+    write(empty="")
+    assert list(read("empty", text)) == [text.partition("=")[0]]
+
+
+@pytest.mark.usefixtures("variants")
+@pytest.mark.parametrize("text", ["Typed.rate=None", "Typed.rate=0.5", "Typed.sizes=(1, 2)", "Typed.own=3"])
+def test_annotations_of_typing_and_of_a_persons_own_are_taken(write: Write, text: str) -> None:
+    write(empty="")
+    assert list(read("empty", text)) == [text.partition("=")[0]]
+
+
+@pytest.mark.usefixtures("variants")
+@pytest.mark.parametrize("text", ["Typed.rate='a'", "Typed.sizes=('a',)", "Typed.one='b'"])
+def test_annotations_of_typing_are_checked(write: Write, text: str) -> None:
+    assert "it must be of type" in refusal(write, text)
+
+
+@pytest.mark.usefixtures("variants")
+def test_action_kinds_that_are_no_literal_are_one_sentence(write: Write) -> None:
+    write(one="Experiment.environment = 'CartPole-v1'\nExperiment.algo = 'typed'\n")
+    flags.FLAGS.unparse_flags()
+    with pytest.raises(UserError, match="Typed does not say which actions it serves: give it a line such as"):
+        flags.parse(["train", "--hparams=one"])
+
+
+@pytest.mark.usefixtures("variants")
+def test_a_variants_action_kinds_are_known_before_it_is_imported(write: Write, variants: str) -> None:
+    write(one="Experiment.environment = 'Pendulum-v1'\nExperiment.algo = 'plain'\n")
+    flags.FLAGS.unparse_flags()
+    with pytest.raises(UserError, match="Algorithm 'plain' serves discrete actions, and those of Pendulum-v1 are"):
+        flags.parse(["train", "--hparams=one"])
+    assert variants not in sys.modules

@@ -103,6 +103,7 @@ class Loop:
         self._watchdog = watchdog
         self._status = console.Status(quiet)
         self._weights = weights
+        self._algo = type(plan.algo)
         self._evaluators = plan.evaluators(params, "eval")
         self._testers = plan.evaluators(params, "test")
         self._summaries = Summaries(folder.path, 2**31, ["eval"])
@@ -117,7 +118,8 @@ class Loop:
 
     def run(self, operative: str) -> None:
         """Returns when the training is done and tested; raises Stopped where it was asked to stop, and StallError."""
-        self._summaries.hparams({b.name: b.value for b in settings.read_bindings(operative, OPERATIVE)})
+        bindings = settings.read_bindings(operative, OPERATIVE)
+        self._summaries.hparams({b.name: b.value for b in bindings}, self._algo)
         waiting = Waiting(self._experiment.startup_timeout, self._status.warn, self._stop)
         before = None
         while True:

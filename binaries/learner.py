@@ -263,6 +263,8 @@ class Loop:
         """Logs, saves and shows what is due."""
         if self._summaries is None:
             return
+        from binaries.summaries import ADAM
+
         steps, experiment = self._tally.env_steps, self._experiment
         for fault in self._watchdog.faults():
             # Before it learns it has to wait, for itself too.
@@ -275,7 +277,7 @@ class Loop:
             self._next_log = self._next(experiment.log_period)
         if steps >= self._next_distributions:
             means = self._learner.gradient_means()
-            self._summaries.distributions("train", steps, {f"distribution/gradient/{n}": v for n, v in means.items()})
+            self._summaries.distributions("train", steps, {f"{ADAM}/{n}": v for n, v in means.items()})
             self._next_distributions = self._next(experiment.distribution_period)
         if now - self._saved > experiment.checkpoint_period:
             self._save()
@@ -310,17 +312,18 @@ class Loop:
             "replay/samples_per_second": sampled / seconds,
             "replay/priority_lag_seconds": self._call_seconds,
             "replay/servers": len(shards.alive),
-            "actors/connected": tally.connected,
+            "processes/actors": tally.connected,
             "memory/resident_megabytes": resident_megabytes(),
-            "environment/crashes": tally.crashes,
         }
+        if tally.crashes:
+            values["environment/crashes"] = tally.crashes
         if self._plan.memory.on_policy:
             values["replay/stale_rollouts"] = learner.stale_rollouts
         for shard in shards.alive:
             values[f"replay/items/{shard}"] = shards.items[shard]
         if finished:
             values["episode_return"] = sum(r for r, _ in finished) / len(finished)
-            values["episode_length"] = sum(length for _, length in finished) / len(finished)
+            values["episode_steps"] = sum(length for _, length in finished) / len(finished)
         self._summaries.scalars("train", tally.env_steps, values)
 
     def _save(self, finished: bool = False) -> None:

@@ -1,4 +1,7 @@
-"""TensorBoard: two folders of events, train and eval, against environment steps."""
+"""TensorBoard: two folders of events, train and eval, against environment steps.
+
+TensorBoard sorts groups of tags by name and opens the first two: `episode_return` comes before all others.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,8 @@ from tensorboard.util.tensor_util import make_tensor_proto
 Event: Any = event_pb2.Event
 Summary: Any = summary_pb2.Summary
 FLUSH_SECONDS = 10.0
+HISTOGRAMS, ADAM = "histograms", "histograms/adam_running_mean"
+"""groups of tags: of what an algorithm computes, and of the running means of gradients that Adam keeps"""
 _files = itertools.count()
 
 
@@ -59,9 +64,15 @@ class Summaries:
         image.value.add(tag=name, metadata=metadata, tensor=make_tensor_proto([*size, gif]))
         self._writers[writer].add(step, image)
 
-    def hparams(self, settings: Mapping[str, Any]) -> None:
-        """What TensorBoard's HParams page shows of this run, beside the scalars of 'eval'."""
-        plain = {n: v if isinstance(v, bool | int | float | str) else repr(v) for n, v in settings.items()}
+    def hparams(self, settings: Mapping[str, Any], algo: type) -> None:
+        """What TensorBoard's HParams page shows of this run, beside the scalars of 'eval'.
+
+        The page begins with the settings that differ between runs, then goes by the alphabet: those of the algorithm
+        `algo`, which have a capital, come before the others.
+        """
+        own = {base.__name__ for base in algo.__mro__}
+        named = {name if name.partition(".")[0] in own else f"other/{name}": value for name, value in settings.items()}
+        plain = {n: v if isinstance(v, bool | int | float | str) else repr(v) for n, v in named.items()}
         self._writers["eval"].add(0, hparams_pb(plain))
 
     def config(self, step: int, text: str) -> None:
@@ -104,7 +115,7 @@ class _Writer:
         try:
             if self._stream is None:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}.{next(_files)}.v2"
+                name = f"events.out.tfevents.{time.time():.0f}.{platform.node()}.{os.getpid()}.{next(_files):04d}.v2"
                 self._stream = tf.io.TFRecordWriter(str(self._folder / name))
                 version = Event(wall_time=time.time(), file_version="brain.Event:2")
                 self._stream.write(version.SerializeToString())

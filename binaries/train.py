@@ -170,7 +170,8 @@ class Run:
     def show_settings_in_tensorboard(self, operative: str) -> None:
         """Adds the operative configuration, as text and on the HParams page."""
         self._summaries.config(self._steps, operative)
-        self._summaries.hparams({b.name: b.value for b in settings.read_bindings(operative, OPERATIVE)})
+        bindings = settings.read_bindings(operative, OPERATIVE)
+        self._summaries.hparams({b.name: b.value for b in bindings}, type(self._agent.algo))
 
     def _evaluate(self) -> None:
         self._evaluated_steps = self._steps
@@ -263,24 +264,27 @@ class Run:
             "speed/updates_per_second": updates / seconds,
             "replay/updates_per_env_step": agent.learner.updates / self._steps,
             "memory/resident_megabytes": resident_megabytes(),
-            "environment/crashes": self._parts.crashes.count,
         }
+        if self._parts.crashes.count:
+            values["environment/crashes"] = self._parts.crashes.count
         if agent.algo.data().batch_size:
             # An update from a whole rollout has no fixed number of samples.
             values["replay/samples_per_insert"] = agent.learner.updates * agent.algo.data().batch_size / self._steps
         if finished:
             self._returns = [*self._returns, *(r for r, _ in finished)][-100:]
             values["episode_return"] = sum(r for r, _ in finished) / len(finished)
-            values["episode_length"] = sum(length for _, length in finished) / len(finished)
+            values["episode_steps"] = sum(length for _, length in finished) / len(finished)
         self._summaries.scalars("train", self._steps, values)
 
     def _log_distributions(self) -> None:
+        from binaries.summaries import ADAM, HISTOGRAMS
+
         agent = self._agent
         states, actions = zip(*agent.actor.latest, strict=True)
-        values = {f"distribution/{n}": v for n, v in agent.algo.distributions(agent.learner.params, states[-1]).items()}
-        values |= {f"distribution/gradient/{n}": v for n, v in agent.learner.gradient_means().items()}
+        values = {f"{HISTOGRAMS}/{n}": v for n, v in agent.algo.distributions(agent.learner.params, states[-1]).items()}
+        values |= {f"{ADAM}/{n}": v for n, v in agent.learner.gradient_means().items()}
         for path, leaf in tree.flatten_with_path(tree.map_structure(lambda *leaves: np.concatenate(leaves), *actions)):
-            values["/".join(["distribution/action", *map(str, path)])] = leaf
+            values["/".join([HISTOGRAMS, "action", *map(str, path)])] = leaf
         self._summaries.distributions("train", self._steps, values)
         self._show_videos()
 

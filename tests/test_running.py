@@ -54,7 +54,9 @@ def check_tensorboard(command: str, folder: Path) -> None:
         free.bind(("", 0))
         port = free.getsockname()[1]
     words = [*quick(shlex.split(command), folder), f"--port={port}"]
-    server = subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    said = folder / "tensorboard.log"
+    with said.open("w") as output:
+        server = subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + 90
         while True:
@@ -62,6 +64,8 @@ def check_tensorboard(command: str, folder: Path) -> None:
                 with urllib.request.urlopen(f"http://localhost:{port}/data/runs", timeout=10) as answer:
                     runs = json.loads(answer.read())
                 if {"train", "eval"} <= set(runs):
+                    # Where it serves, and no word of TensorFlow.
+                    assert [line.split()[0] for line in said.read_text().splitlines()] == ["Serving", "TensorBoard"]
                     return
             except OSError:
                 pass

@@ -81,7 +81,7 @@ def test_tensorboard_shows_lags_rates_and_who_is_there(trained: Path) -> None:
             "replay/inserts_per_second",
             "replay/samples_per_second",
             "replay/items/0",
-            "actors/connected",
+            "processes/actors",
             "episode_return",
             "memory/resident_megabytes",
         )
@@ -89,7 +89,7 @@ def test_tensorboard_shows_lags_rates_and_who_is_there(trained: Path) -> None:
     for tag, values in tags.items():
         assert values, tag
         assert np.all(np.isfinite(values)), tag
-    assert tags["actors/connected"][-1] == 2
+    assert tags["processes/actors"][-1] == 2
     assert min(tags["learner/policy_lag"]) >= 0
     assert curve(trained, "episode_return", "eval")
 

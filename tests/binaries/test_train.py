@@ -227,7 +227,7 @@ def points(events: EventAccumulator, tag: str) -> dict[int, float]:
     "tag",
     [
         "episode_return",
-        "episode_length",
+        "episode_steps",
         "learner/loss",
         "learner/q",
         "learner/td_error",

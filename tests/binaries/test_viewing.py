@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 from pathlib import Path
@@ -11,10 +12,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import plugin_data_pb2
+from tensorboard.plugins.hparams.backend_context import Context
 
+from binaries.summaries import Summaries
 from binaries.train import Profile
 from pipeline.types import UserError
 from tests.binaries.conftest import Once
@@ -89,12 +95,25 @@ def test_tensorboard_plays_videos_among_the_images(seen: tuple[Path, Ended]) -> 
             assert (image.format, str(image.width), str(image.height)) == ("GIF", width.decode(), height.decode())
 
 
-@pytest.mark.parametrize("tag", ["q", "action", "gradient/q"])
+def test_tensorboard_opens_on_returns(seen: tuple[Path, Ended]) -> None:
+    shown = EventMultiplexer().AddRunsFromDirectory(str(seen[0])).Reload().AllSummaryMetadata()
+    pages = {"scalars", "images", "histograms"}
+    groups = {
+        tag.partition("/")[0]
+        for tags in shown.values()
+        for tag, metadata in tags.items()
+        if metadata.plugin_data.plugin_name in pages
+    }
+    # It opens the first two groups by the alphabet.
+    assert sorted(groups)[:2] == ["episode_return", "episode_return_std"]
+
+
+@pytest.mark.parametrize("tag", ["q", "action", "adam_running_mean/q"])
 def test_tensorboard_shows_distributions(seen: tuple[Path, Ended], tag: str) -> None:
-    found = events(seen[0] / "train").Tensors(f"distribution/{tag}")
+    found = events(seen[0] / "train").Tensors(f"histograms/{tag}")
     assert [event.step // 500 for event in found] == [1, 2]
     buckets = tf.make_ndarray(found[-1].tensor_proto)  # [low, high, count] each
-    counts = {"q": 4 * 2, "action": 4 * 32, "gradient/q": 4 * 256 + 256 + 256 * 256 + 256 + 256 * 2 + 2}
+    counts = {"q": 4 * 2, "action": 4 * 32, "adam_running_mean/q": 4 * 256 + 256 + 256 * 256 + 256 + 256 * 2 + 2}
     assert buckets[:, 2].sum() == counts[tag]
     assert buckets[0, 0] < buckets[-1, 1]
 
@@ -108,7 +127,31 @@ def test_tensorboards_hparams_page_knows_the_run_and_its_scores(seen: tuple[Path
     hparams = data.session_start_info.hparams
     assert hparams["DQN.min_replay_size"].number_value == 200
     assert hparams["DQN.memory"].string_value == "uniform"
+    assert hparams["other/Experiment.lanes"].number_value == 4
     assert "test/episode_return" in metadata
+
+
+def test_tensorboards_hparams_page_begins_with_what_differs_and_the_algorithms_settings(tmp_path: Path) -> None:
+    class DQN:
+        pass
+
+    class Mine(DQN):
+        pass
+
+    for seed in (0, 1):
+        settings = {"Experiment.lanes": 8, "Experiment.seed": seed, "DQN.n_step": 3, "Adam.x": 1, "Mine.a": "'b'"}
+        summaries = Summaries(tmp_path / f"run_{seed}", 0, ["eval"])
+        summaries.hparams(settings, Mine)
+        summaries.flush()
+    flags = argparse.Namespace(generic_data="true", purge_orphaned_data=True, reload_interval=0, max_reload_threads=1)
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(tmp_path)).Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(tmp_path))
+    context = Context(base_plugin.TBContext(data_provider=provider, flags=flags))
+    request = RequestContext()
+    metadata = context.hparams_metadata(request, "")
+    experiment: Any = context.experiment_from_metadata(request, "", False, metadata, [])
+    names = [info.name for info in experiment.hparam_infos]
+    assert names == ["other/Experiment.seed", "DQN.n_step", "Mine.a", "other/Adam.x", "other/Experiment.lanes"]
 
 
 def test_the_profile_is_there_for_tensorboard(seen: tuple[Path, Ended]) -> None:

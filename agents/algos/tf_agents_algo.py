@@ -19,7 +19,7 @@ from tf_agents.specs import BoundedTensorSpec
 from tf_agents.trajectories import StepType, TimeStep, Trajectory, Transition, time_step_spec
 
 from agents.algos.algo import Algo, Loss
-from agents.losses.policies import is_bounded
+from agents.losses.policies import is_bounded, is_continuous, varies
 from agents.losses.values import PRIORITY_FLOOR
 from pipeline.types import Batch, Data, Nest, Params, Step, Update, UserError
 
@@ -129,8 +129,13 @@ class TFAgentAlgo(Algo):
 
     def _built(self, observation_spec: Nest, action_spec: Nest) -> TFAgent:
         observation: Any = tree.map_structure(lambda s: tf.TensorSpec(s.shape, s.dtype), observation_spec)
+        low, high = action_spec.minimum, action_spec.maximum
+        if is_continuous(action_spec):
+            # SAC divides by their distance: where they are the same it acts in [-1, 1], which the environment clips.
+            both = varies(action_spec)
+            low, high = np.where(both, low, -1.0), np.where(both, high, 1.0)
         bounded: Any = BoundedTensorSpec
-        action = bounded(action_spec.shape, action_spec.dtype, action_spec.minimum, action_spec.maximum)
+        action = bounded(action_spec.shape, action_spec.dtype, low, high)
         agent = self.build(time_step_spec(observation), action)
         agent.initialize()
         return agent

@@ -20,8 +20,19 @@ def is_continuous(action_spec: Nest) -> bool:
 
 
 def is_bounded(action_spec: Nest) -> bool:
-    """Whether every action lies between finite bounds."""
-    return all(bool(np.isfinite(bound).all()) for bound in (action_spec.minimum, action_spec.maximum))
+    """Whether every action lies between finite bounds, whose distance is a finite f32 too."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        distance = np.subtract(action_spec.maximum, action_spec.minimum, dtype=np.float32)
+    return bool(np.isfinite(distance).all())
+
+
+def varies(action_spec: Nest) -> np.ndarray:
+    """[...] bool: which dimensions of a Box have more than one value, in f32.
+
+    Nothing can be scaled by the distance of the bounds where they are the same.
+    """
+    low, high = (np.broadcast_to(bound, action_spec.shape) for bound in (action_spec.minimum, action_spec.maximum))
+    return np.subtract(high, low, dtype=np.float32) > np.finfo(np.float32).tiny
 
 
 def parameter_count(action_spec: Nest) -> int:

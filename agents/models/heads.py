@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from agents.losses.policies import distribution, is_continuous, parameter_count
+from agents.losses.policies import distribution, is_continuous, parameter_count, varies
 from agents.models.basic import flat
 from agents.models.registry import MODELS
 from pipeline.checks import check_positive
@@ -65,7 +65,10 @@ class Policy(tf.keras.Model):
 
 @MODELS.register("actor")
 class Actor(tf.keras.Model):
-    """A deterministic actor: actions in [-1, 1] of a Box, or the logits of a Discrete space."""
+    """A deterministic actor: actions in [-1, 1] of a Box, or the logits of a Discrete space.
+
+    Where both bounds of a dimension are the same, its actions are 0 in [-1, 1], and the bound in the environment.
+    """
 
     def __init__(self, action_spec: Nest, torso: str = "basic", head_gain: float = 1.0):
         super().__init__()
@@ -77,7 +80,7 @@ class Actor(tf.keras.Model):
     def call(self, observation: Nest) -> tf.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[B, ...] -> [B, size] f32"""
         outputs = self._torso(observation)
-        return tf.tanh(outputs) if self.continuous else outputs
+        return tf.where(self._varies(), tf.tanh(outputs), 0.0) if self.continuous else outputs
 
     def to_environment(self, action: tf.Tensor) -> tf.Tensor:
         """Actions in [-1, 1], [B, size], in the Box's own bounds and shape; those of a Discrete space as they are."""
@@ -91,12 +94,17 @@ class Actor(tf.keras.Model):
         if not self.continuous:
             return tf.one_hot(action, self._action_spec.num_values)
         low, high = self._bounds()
-        return (tf.reshape(action, [-1, low.shape[0]]) - low) / (high - low) * 2.0 - 1.0
+        distance = np.where(self._varies(), high - low, 1.0)
+        scaled = (tf.reshape(action, [-1, low.shape[0]]) - low) / distance * 2.0 - 1.0
+        return tf.where(self._varies(), scaled, 0.0)
 
-    def _bounds(self) -> tuple[tf.Tensor, tf.Tensor]:
+    def _varies(self) -> np.ndarray:
+        return varies(self._action_spec).reshape(-1)
+
+    def _bounds(self) -> list[np.ndarray]:
         spec = self._action_spec
-        low, high = (np.broadcast_to(bound, spec.shape).reshape(-1) for bound in (spec.minimum, spec.maximum))
-        return tf.constant(low, tf.float32), tf.constant(high, tf.float32)
+        bounds = (spec.minimum, spec.maximum)
+        return [np.broadcast_to(bound, spec.shape).reshape(-1).astype(np.float32) for bound in bounds]
 
 
 @MODELS.register("critic")

@@ -260,6 +260,36 @@ def test_an_unbounded_box_is_refused_in_one_sentence(bounds: tuple[Any, Any]) ->
         DDPG().check(OBSERVATION, specs.BoundedArray((2,), np.float32, *bounds))
 
 
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [((-1.0, 0.0), (1.0, 0.0)), ((1e9, -2.0), (1e9, 2.0)), ((3.0, 7.0), (3.0, 7.0)), ((0.0, -1.0), (1e-42, 1.0))],
+)
+def test_a_dimension_with_one_value_is_a_constant(low: tuple[float, ...], high: tuple[float, ...]) -> None:
+    spec = specs.BoundedArray((2,), np.float32, low, high)
+    algo, params, batch = setting(spec)
+    algo.check(OBSERVATION, spec)
+    actor, critic = params.online["actor"], params.online["critic"]
+    flat = [high[i] - low[i] < 1e-40 for i in range(2)]
+    action, _ = act(algo, params, 1_000_000)
+    assert ((action >= spec.minimum) & (action <= spec.maximum)).all()
+    np.testing.assert_array_equal(actor.from_environment(action).numpy()[:, flat], 0.0)
+    rows = tf.constant(np.random.default_rng(0).uniform(low, high, [*batch.steps.reward.shape, 2]), tf.float32)
+    batch = batch._replace(steps=batch.steps._replace(action=rows))
+    states = batch.steps.observation[:, 0]
+    np.testing.assert_array_equal(actor(states).numpy()[:, flat], 0.0)
+    # A relu makes 0 of NaN, so that a critic which sees one gives the same finite value for every state.
+    assert len(np.unique(critic(states, actor.from_environment(rows[:, 0])))) == B
+    update = algo.compute_gradients(params, batch)
+    for part in (update.priorities, *update.metrics.values(), *(g for grads in update.grads.values() for g in grads)):
+        assert np.isfinite(part).all()
+    assert all(np.abs(gradient).max() > 0 for gradient in update.grads["critic"])
+
+
+def test_bounds_whose_distance_no_float_holds_are_none() -> None:
+    with pytest.raises(UserError, match="this space has none"):
+        DDPG().check(OBSERVATION, specs.BoundedArray((1,), np.float32, -3e38, 3e38))
+
+
 def test_a_bounded_box_is_served_however_its_bounds_are_written() -> None:
     DDPG().check(OBSERVATION, BOX)
     DDPG().check(OBSERVATION, specs.BoundedArray((2,), np.float32, -1.0, HIGH))

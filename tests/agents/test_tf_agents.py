@@ -27,6 +27,7 @@ from agents.algos.tf_agents_ppo import TFAgentsPPO
 from agents.algos.tf_agents_sac import TFAgentsSAC
 from agents.algos.tf_agents_td3 import TFAgentsTD3
 from agents.learner import STAMPS, Learner, make_strategy
+from agents.losses.policies import is_continuous
 from binaries import settings
 from pipeline.dataset import Draw
 from pipeline.types import Batch, Data, Params, Step, UserError
@@ -77,7 +78,7 @@ def random_steps(leading: tuple[int, ...], algo: TFAgentAlgo, action_spec: Any, 
     rng = np.random.default_rng(seed)
     extras = make_rows(algo, OBSERVATION, action_spec).spec.extras
     number: Any = lambda spec: rng.normal(size=[*leading, *spec.shape]).astype(spec.dtype)  # noqa: E731
-    action = number(action_spec) if action_spec is CONTINUOUS else rng.integers(0, 2, leading).astype(np.int32)
+    action = number(action_spec) if is_continuous(action_spec) else rng.integers(0, 2, leading).astype(np.int32)
     step: Any = Step(
         observation=number(OBSERVATION),
         action=np.clip(action, action_spec.minimum, action_spec.maximum),
@@ -402,6 +403,26 @@ def test_a_recurrent_agent_learns_from_longer_windows() -> None:
 
 
 # What surrounds it.
+
+
+@pytest.mark.parametrize("make", [TFAgentsSAC, TFAgentsTD3, lambda **k: TFAgentsPPO(rollout_length=4, **k)])
+def test_a_dimension_with_one_value_gives_no_nan(make: Any) -> None:
+    spec = specs.BoundedArray((2,), np.float32, [-1.0, 1e9], [1.0, 1e9])
+    algo = make(batch_size=B, hidden_sizes=(16,))
+    algo.check(OBSERVATION, spec)
+    params = new(algo, spec)
+    states = tf.constant(np.random.default_rng(0).normal(size=(B, 3)), tf.float32)
+    window = algo.data().window
+    for _ in range(3):
+        for training in (False, True):
+            now = params._replace(env_steps=tf.constant(1_000_000))
+            action, extras, _ = algo.select_action(now, states, (), tf.constant([0, 1]), training)
+            assert all(np.isfinite(leaf).all() for leaf in tree.flatten((action, extras)))
+        acted: Any = tree.map_structure(lambda leaf: tf.repeat(leaf[:, None], window, 1), (action, extras))
+        steps = random_steps((B, window), algo, spec)
+        steps = steps._replace(action=acted[0], extras={**steps.extras, **acted[1]})
+        update = algo.train(params, algo.prepare(params, batch_of(steps)))
+        assert all(np.isfinite(value).all() for value in (*update.metrics.values(), *parameters(params)))
 
 
 def test_unbounded_actions_are_refused() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.envs.environment import Done, Environment
+from pipeline.envs.guard import Quit, failure, guarded
 from pipeline.types import Nest, RunError, UserError
 
 ANSWER_S = 600.0
@@ -100,12 +101,18 @@ def serve(descriptor: int) -> None:
                     answer = environment.observation_spec, environment.action_spec, environment.frame_rate
                 else:
                     answer = getattr(environment, what)(*arguments)
-            except UserError as error:
-                answer = error
-            except Exception as error:
-                # The error's own class may be one that cannot be pickled.
-                answer = RuntimeError(f"{type(error).__name__}: {error}")
-                answer.add_note(traceback.format_exc())
+            except BaseException as error:
+                answer = _portable(failure(error))
             pipe.send(answer)
     if environment is not None:
-        environment.close()
+        with guarded():
+            environment.close()
+
+
+def _portable(error: Exception) -> Exception:
+    """`error`, as one that can be pickled; its own class may be one that cannot."""
+    if isinstance(error, UserError):
+        return error
+    said = Quit(str(error)) if isinstance(error, Quit) else RuntimeError(f"{type(error).__name__}: {error}")
+    said.add_note("".join(traceback.format_exception(error)))
+    return said

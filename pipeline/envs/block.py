@@ -11,6 +11,7 @@ import numpy as np
 import tree
 
 from pipeline.envs.environment import Done, Environment
+from pipeline.envs.guard import guarded
 from pipeline.types import Nest, UserError
 
 Result = tuple[Nest, np.ndarray, np.ndarray]
@@ -50,7 +51,10 @@ class Block(abc.ABC):
 
     @abc.abstractmethod
     def renew(self, lane: int) -> Sequence[int]:
-        """Makes the environment of `lane` anew; returns the lanes that begin with their next step because of it."""
+        """Makes the environment of `lane` anew; returns the lanes that begin with their next step because of it.
+
+        One that cannot be made raises, or is told in `failures`.
+        """
 
     def render(self) -> np.ndarray:
         """A picture of the first lane's state, u8 [height, width, 3]; raises UserError where it can give none."""
@@ -75,7 +79,8 @@ class InProcess(Block):
     def __init__(self, makers: Sequence[Callable[[], Environment]]):
         """`makers` makes each lane's environment."""
         self._makers = list(makers)
-        self._environments = [make() for make in self._makers]
+        with guarded():
+            self._environments = [make() for make in self._makers]
         self._latest: list[tuple[Nest, float, Done]] = []
         """what each lane gave last"""
         self.failures = {}
@@ -116,9 +121,10 @@ class InProcess(Block):
         return self._stack(states), np.array(rewards, np.float32), np.array(dones, np.int8)
 
     def renew(self, lane: int) -> Sequence[int]:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), guarded():
             self._environments[lane].close()
-        self._environments[lane] = self._makers[lane]()
+        with guarded():
+            self._environments[lane] = self._makers[lane]()
         return [lane]
 
     def state(self) -> Any | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tree
 
+from pipeline.envs.guard import failure, guarded
 from pipeline.envs.own import as_it_is
 from pipeline.types import Nest, UserError
 
@@ -44,13 +45,23 @@ class Environment(abc.ABC):
     def reset(self, seed: int | None = None) -> Nest:
         """Starts an episode and returns its first state; with `seed`, all randomness starts anew."""
         self._ended = False
-        return self._begin(seed)
+        try:
+            return self._begin(seed)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise failure(error) from error
 
     def step(self, action: Nest) -> tuple[Nest, Any, Any]:
         """Returns the next state, the reward (a float) and whether the episode ended with it (a `Done`)."""
         if self._ended:
             return self.reset(), 0.0, Done.NO
-        state, reward, done = self._advance(action)
+        try:
+            state, reward, done = self._advance(action)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise failure(error) from error
         self._ended = bool(done)
         return state, reward, done
 
@@ -90,7 +101,8 @@ def pickled(parts: Any) -> bytes | None:
     """`parts` as bytes for `pickle.loads`; None where that cannot be."""
     stream = io.BytesIO()
     try:
-        _Pickler(stream).dump(parts)
+        with guarded():
+            _Pickler(stream).dump(parts)
     except Exception:  # whatever a library's object raises that cannot be pickled
         return None
     return stream.getvalue()

@@ -20,6 +20,7 @@ import numpy as np
 from pipeline import index
 from pipeline.envs.environment import Done, Environment, pickled
 from pipeline.envs.extras import need
+from pipeline.envs.guard import Quit, guarded
 from pipeline.envs.own import Own
 from pipeline.envs.registry import ENVIRONMENTS
 from pipeline.types import Nest, UserError
@@ -75,8 +76,9 @@ def import_module(name: str) -> Any:
     silence_gym()
     prepare(None)
     try:
-        return importlib.import_module(name.rpartition(":")[0])
-    except ImportError as error:
+        with guarded():
+            return importlib.import_module(name.rpartition(":")[0])
+    except (ImportError, Quit) as error:
         raise UserError(f"Environment '{name}': {error}.") from error
 
 
@@ -242,7 +244,8 @@ class GymAdapter(Environment):
         if not self._has_pictures:
             raise UserError(f"{self._name} has no pictures to record.")
         try:
-            frame = np.asarray(self._environment.render(**self._render_options))
+            with guarded():
+                frame = np.asarray(self._environment.render(**self._render_options))
         except Exception as error:  # whatever a library raises that misses a screen or a driver
             raise UserError(f"{self._name} cannot be drawn here ({error}).") from error
         if frame.dtype != np.uint8 or frame.ndim != 3:

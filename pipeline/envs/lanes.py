@@ -12,6 +12,7 @@ import tree
 from pipeline.envs.block import Block
 from pipeline.envs.crashes import Crashes
 from pipeline.envs.environment import Done
+from pipeline.envs.guard import failure
 from pipeline.types import Nest
 
 
@@ -76,10 +77,10 @@ class Lanes:
             try:
                 with watch:
                     state = self._block.reset(seeds)
-            except Exception as error:
+            except BaseException as error:
                 if self._crashes is None:
                     raise
-                self._block.failures[0] = error
+                self._block.failures[0] = failure(error)
                 state = None
             if not self._block.failures:
                 return state
@@ -93,8 +94,8 @@ class Lanes:
         with crashes.watch(len(self)):
             try:
                 result = self._block.step(actions, waiting)
-            except Exception as error:
-                failures[0] = error
+            except BaseException as error:
+                failures[0] = failure(error)
                 result = None
         if result is not None and not _is_finite(*result[:2]):
             states, rewards, _ = result
@@ -114,10 +115,15 @@ class Lanes:
     def _renew(self, crashes: Crashes) -> list[int]:
         """Counts the failures and makes the environments anew; returns the lanes that begin with their next step."""
         lost: list[int] = []
-        for lane, error in list(self._block.failures.items()):
-            crashes.note(error, lane)
-            lost += self._block.renew(lane)
-        self._block.failures.clear()
+        failures = self._block.failures
+        while failures:
+            lane = min(failures)
+            # One that cannot be made anew fails once more, until that is once too often.
+            crashes.note(failures.pop(lane), lane)
+            try:
+                lost += self._block.renew(lane)
+            except BaseException as error:
+                failures[lane] = failure(error)
         return lost
 
     def _instead(self, result: Any, lanes: np.ndarray, done: np.ndarray) -> Any:

@@ -11,6 +11,7 @@ import gin
 
 from pipeline.envs.block import Alone, Block, InProcess
 from pipeline.envs.environment import Environment
+from pipeline.envs.guard import Quit, guarded
 from pipeline.envs.named import is_class
 from pipeline.envs.processes import Processes
 from pipeline.envs.registry import ENVIRONMENTS
@@ -30,7 +31,10 @@ def make(name: str, render_mode: str | None = None, training: bool = True, wrapp
     `wrappers`: names of pipeline/envs/wrappers, the innermost first.
     """
     base, *around = _recipe(name, render_mode, training, wrappers)
-    return _assemble([part._replace(make=gin.get_configurable(part.make)) for part in (base, *around)])
+    try:
+        return _assemble([part._replace(make=gin.get_configurable(part.make)) for part in (base, *around)])
+    except Quit as error:
+        raise UserError(f"Environment '{name}' cannot be made ({error}).") from error
 
 
 def maker(name: str, training: bool = True, wrappers: Sequence[str] = ()) -> Callable[[], Environment]:
@@ -101,8 +105,9 @@ def _recipe(name: str, render_mode: str | None, training: bool, wrappers: Sequen
 
 def _assemble(parts: Sequence[_Part]) -> Environment:
     base, *around = parts
-    made = base.make(*base.arguments, **base.named)
-    environment = Alone(made) if isinstance(made, Block) else made
-    for part in around:
-        environment = part.make(environment, **part.named)
+    with guarded():
+        made = base.make(*base.arguments, **base.named)
+        environment = Alone(made) if isinstance(made, Block) else made
+        for part in around:
+            environment = part.make(environment, **part.named)
     return environment

@@ -233,6 +233,12 @@ def _serve(
     def reset(seeds: list[int | None]) -> None:
         tree.map_structure(np.copyto, observation, block.reset(seeds))
 
+    def renew(lane: int) -> None:
+        try:
+            block.renew(lane)
+        except Exception as error:
+            block.failures[lane] = error
+
     def step(_: None) -> None:
         states, shared.reward[own], shared.done[own] = block.step(action, shared.waiting[own])
         tree.map_structure(np.copyto, observation, states)
@@ -240,7 +246,7 @@ def _serve(
     calls: dict[str, Callable[[Any], Any]] = {
         "reset": reset,
         "step": step,
-        "renew": lambda lane: list(block.renew(lane)),
+        "renew": renew,
         "state": lambda _: block.state(),
         "restore": block.restore,
     }

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import imageio_ffmpeg
 import numpy as np
 
+from pipeline.envs.crashes import Hang
 from pipeline.envs.environment import Done, Environment
+from pipeline.envs.guard import guarded
 from pipeline.types import Nest, UserError
 
 GIF_WIDTH = 240
@@ -106,7 +108,8 @@ def check_pictures(make: Callable[[], Environment], shown: bool) -> None:
     try:
         environment.reset(0)
         if not shown:
-            environment.render()
+            with guarded():
+                environment.render()
     except Exception as error:  # whatever a library raises that misses a screen or a driver
         raise UserError(f"The environment cannot be drawn on this machine: {error}") from error
     finally:
@@ -170,7 +173,8 @@ class Recorder(Environment):
         """Adds the present state to the video, which begins with it where there is none yet."""
         path = self._videos.unfinished(self._part, self._lane)
         try:
-            frame = np.ascontiguousarray(self._environment.render())
+            with guarded():
+                frame = np.ascontiguousarray(self._environment.render())
             if self._encoder is None:
                 self._encoder = self._videos.encoder(path, frame, self.frame_rate)
                 self._encoder.send(None)
@@ -179,7 +183,9 @@ class Recorder(Environment):
                 self._encoder.close()
                 self._videos.keep(path, self._part, self._lane + (self._episodes - 1) * self._lanes, self._return)
                 self._encoder = None
-        except (UserError, OSError, RuntimeError) as error:
+        except Hang:
+            raise
+        except Exception as error:  # whatever an environment raises that is drawn, or an encoder
             self._videos.warn(str(error).strip().partition("\n")[0])
             self._drop()
 

@@ -12,6 +12,7 @@ import tree
 
 from pipeline.envs.dm import DmEnvironment
 from pipeline.envs.environment import Done, Environment
+from pipeline.envs.guard import guarded
 from pipeline.types import Nest, UserError
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class FromPyEnvironment(DmEnvironment):
 
     def render(self) -> np.ndarray:
         try:
-            frame: Any = self._theirs.render("rgb_array")
+            with guarded():
+                frame: Any = self._theirs.render("rgb_array")
         except Exception as error:  # whatever a library raises that misses a screen, or has no pictures
             raise UserError(f"{type(self._theirs).__name__} cannot be drawn here ({error}).") from error
         return frame[0] if self._theirs.batched else frame

@@ -191,7 +191,11 @@ def main(argv: list[str]) -> int:
     try:
         clients = serving.clients(addresses, name, as_text(command.settings), waiting, watchdog)
         loop = Loop(plan, number, count, clients, watchdog, stop)
-        print(f"{name} acts in {plan.lanes} lanes of {experiment.environment} for {','.join(addresses)}.", flush=True)
+        print(
+            f"{name} acts in {console.count(plan.lanes, 'lane')} of {experiment.environment} for"
+            f" {','.join(addresses)}.",
+            flush=True,
+        )
         loop.run()
         print(f"{name}: the training is done.", flush=True)
     except Stopped:

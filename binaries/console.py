@@ -218,6 +218,11 @@ def bar(fraction: float, size: int) -> str:
     return f"[{'#' * full}{'.' * (size - full)}]"
 
 
+def count(number: int, one: str, more: str = "") -> str:
+    """'1 episode', '20 episodes'; `more`: where it is not `one` and an s."""
+    return f"{number:,} {one if number == 1 else more or one + 's'}"
+
+
 def number(value: float | None) -> str:
     """A return, or a dash where it is not known yet."""
     return "-" if value is None else f"{value:.1f}"

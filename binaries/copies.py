@@ -77,8 +77,9 @@ class Copies:
         if self._failed:
             copy, said = next(iter(self._failed.items()))
             raise RunError(
-                f"{len(self._failed)} of {len(self._flags)} copies failed, first run_{copy}: {said} (all of it:"
-                f" {self.folder(copy) / OUTPUT}). The same command goes on with what is not finished."
+                f"{len(self._failed)} of {console.count(len(self._flags), 'copy', 'copies')} failed, first run_{copy}:"
+                f" {said} (all of it: {self.folder(copy) / OUTPUT}). The same command goes on with what is not"
+                " finished."
             )
         return not stop()
 
@@ -117,7 +118,9 @@ class Copies:
             else f"run_{copy} {now['env_steps'] / total:.0%}, return {console.number(now['episode_return'])}"
             for copy, now in nows.items()
         ]
-        done = console.Field(f"{len(self._done)} of {count} copies done", console.ESSENTIAL - 1)
+        done = console.Field(
+            f"{len(self._done)} of {console.count(count, 'copy', 'copies')} done", console.ESSENTIAL - 1
+        )
         fields = console.figures(together, total * count)
         status.progress(steps / (total * count), [done, *fields, *(console.Field(text, 3) for text in each)])
 
@@ -130,8 +133,8 @@ def run(command: Command) -> int:
     quiet = command.flags["quiet"]
     if not quiet:
         print(
-            f"{command.flags['copies']} copies of {command.experiment.algo} on {command.experiment.environment},"
-            f" in {folder.path}",
+            f"{console.count(command.flags['copies'], 'copy', 'copies')} of {command.experiment.algo} on"
+            f" {command.experiment.environment}, in {folder.path}",
             flush=True,
         )
     if not copies.run():

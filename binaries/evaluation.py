@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from binaries import console
 from binaries.experiment import Experiment
 from binaries.run_folder import RunFolder
 
@@ -42,6 +43,12 @@ def record(
     )
 
 
-def of_what(kind: str) -> str:
-    """What a person is told of an evaluation's `kind`, after its figures."""
-    return " of the levels trained on" if kind.endswith("/training_levels") else ""
+def score(returns: np.ndarray, kind: str, policy: str = "") -> str:
+    """What a person is told of the `returns` [episodes] of one evaluation: '21.3 +- 4.0 over 20 greedy episodes'.
+
+    `kind`: as `record` has it. One episode has no spread.
+    """
+    spread = f" +- {returns.std():.1f}" if len(returns) > 1 else ""
+    over = console.count(len(returns), f"{policy} episode".strip())
+    of = " of the levels trained on" if kind.endswith("/training_levels") else ""
+    return f"{returns.mean():.1f}{spread} over {over}{of}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from absl import flags as absl_flags
 
 from binaries import console, flags, report, serving, settings
-from binaries.evaluation import of_what, record
+from binaries.evaluation import record, score
 from binaries.experiment import Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder, as_text
 from binaries.signals import Stop
@@ -148,10 +148,7 @@ class Loop:
         for kind, evaluator in self._evaluators.items():
             returns = evaluator.run(steps)
             self._record(kind, returns)
-            self._status.say(
-                f"evaluation at {steps:,} steps: {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)}"
-                f" episodes{of_what(kind)}"
-            )
+            self._status.say(f"evaluation at {steps:,} steps: {score(returns, kind)}")
 
     def _test(self) -> None:
         steps = self._env_steps
@@ -159,8 +156,8 @@ class Loop:
             returns = tester.run(steps)
             self._record(kind, returns)
             self._status.warn(
-                f"{self._experiment.environment} after {steps:,} steps: {returns.mean():.1f} +- {returns.std():.1f}"
-                f" over {len(returns)} {self._experiment.eval_policy} episodes{of_what(kind)}"
+                f"{self._experiment.environment} after {steps:,} steps:"
+                f" {score(returns, kind, self._experiment.eval_policy)}"
             )
         if self._videos is not None:
             for video in {(v.part, v.env_steps): v for v in reversed(self._videos.finished)}.values():

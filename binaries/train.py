@@ -14,7 +14,7 @@ import tree
 
 from agents.tf_config import check_alone
 from binaries import console, copies, flags, network, report, settings, workers
-from binaries.evaluation import of_what, record
+from binaries.evaluation import record, score
 from binaries.experiment import Parts, Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder
 from binaries.signals import Stop
@@ -157,8 +157,7 @@ class Run:
             self._report(kind, returns)
             self._progress.warn(
                 f"{self._experiment.environment} after {self._steps:,} steps:"
-                f" {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)}"
-                f" {self._experiment.eval_policy} episodes{of_what(kind)}"
+                f" {score(returns, kind, self._experiment.eval_policy)}"
             )
         self._show_videos()
         self._flush()
@@ -178,10 +177,7 @@ class Run:
         for kind, evaluator in self._parts.evaluators.items():
             returns = evaluator.run(self._steps)
             self._report(kind, returns)
-            self._progress.say(
-                f"evaluation at {self._steps:,} steps: {returns.mean():.1f} +- {returns.std():.1f}"
-                f" over {len(returns)} episodes{of_what(kind)}"
-            )
+            self._progress.say(f"evaluation at {self._steps:,} steps: {score(returns, kind)}")
             if kind == "eval" and returns.mean() > self._best_score:
                 self._save_best(float(returns.mean()))
 
@@ -362,7 +358,7 @@ def _show(reading: settings.Reading, folder: RunFolder, plan: Plan, reach: str) 
         print(f"  not in this run, where other classes were chosen: {', '.join(b.name for b in reading.unread)}")
     print(f"  everything else has its default: {folder.path / OPERATIVE}")
     print(f"Network: {reach}")
-    unit = f"rollouts of {plan.lanes} lanes x" if plan.memory.on_policy else "windows of"
+    unit = f"rollouts of {console.count(plan.lanes, 'lane')} x" if plan.memory.on_policy else "windows of"
     print(
         f"Replay: {plan.data.memory}, {plan.data.size:,} {unit} {plan.data.window} rows of"
         f" {plan.rows.row_bytes()} bytes: at most {plan.replay_bytes / 2**20:,.0f} MiB of memory",

@@ -187,10 +187,11 @@ class Workers:
         running = sum(kept.process is not None and not kept.done for kept in self._kept.values())
         faults = sum(kept.faults for kept in self._kept.values())
         if now is None:
-            status.line(f"starting: {running} processes")
+            status.line(f"starting: {console.count(running, 'process', 'processes')}")
             return
         total = self._experiment.train_steps
-        processes = console.Field(f"{running} processes, {faults} restart{'s' * (faults != 1)}", 3)
+        text = f"{console.count(running, 'process', 'processes')}, {console.count(faults, 'restart')}"
+        processes = console.Field(text, 3)
         status.progress(now["env_steps"] / total, [*console.figures(now, total), processes])
 
 

@@ -224,3 +224,11 @@ def test_a_full_disk_under_the_output_is_borne_and_other_errors_are_not() -> Non
         assert output.name == "/dev/full"
     with open(os.devnull) as stream, pytest.raises(OSError, match="not writable"):
         console.Output(stream).write("x")
+
+
+@pytest.mark.parametrize(
+    ("number", "words", "said"),
+    [(0, ["copy", "copies"], "0 copies"), (1, ["copy", "copies"], "1 copy"), (2_000, ["episode"], "2,000 episodes")],
+)
+def test_one_is_not_many(number: int, words: list[str], said: str) -> None:
+    assert console.count(number, *words) == said

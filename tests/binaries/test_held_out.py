@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from binaries.evaluation import of_what, record
+from binaries.evaluation import record
 from binaries.experiment import Experiment
 from binaries.run_folder import RunFolder
 from binaries.summaries import Summaries
@@ -43,5 +43,3 @@ def test_results_are_told_apart(tmp_path: Path) -> None:
     text = (tmp_path / "results.jsonl").read_text()
     assert '"kind": "eval"' in text
     assert '"kind": "eval/training_levels"' in text
-    assert of_what("eval") == ""
-    assert of_what("test/training_levels") == " of the levels trained on"

@@ -245,6 +245,10 @@ class Learner:
         self.max_priority = max(self.max_priority, metrics.get("priority_max", 1.0))
         return metrics
 
+    def has_updated(self) -> bool:
+        """From another thread: whether the call of `run` under way has made its updates, and sends priorities."""
+        return self._memory.prioritized and int(self._updates.numpy()) == self.updates + self.batches
+
     def gradient_means(self) -> dict[str, np.ndarray]:
         """By parameter group, f32 [parameters]: the running means of gradients that Adam keeps."""
         means = {

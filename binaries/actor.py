@@ -12,7 +12,7 @@ from absl import flags as absl_flags
 from binaries import console, flags, serving, settings
 from binaries.experiment import Plan
 from binaries.run_folder import as_text
-from binaries.signals import Stop
+from binaries.signals import STOPPED, Stop, leave
 from pipeline.types import UserError
 from pipeline.waiting import Stopped, Waiting
 
@@ -170,9 +170,11 @@ class Loop:
 
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
-    stop = Stop()
-    addresses = serving.addresses()
     number, count = absl_flags.FLAGS.actor_id, absl_flags.FLAGS.num_actors
+    name = f"Actor {number}"
+    # Nothing is lost with an actor, whatever it waits for.
+    stop = Stop(leave(name))
+    addresses = serving.addresses()
     if number >= count:
         raise UserError(f"--actor_id={number}: with --num_actors={count} it lies in [0, {count - 1}].")
     console.NativeLog()
@@ -185,7 +187,6 @@ def main(argv: list[str]) -> int:
     tf.config.threading.set_intra_op_parallelism_threads(experiment.threads)
     settings.apply(command.settings)
     plan = Plan("local")
-    name = f"Actor {number}"
     watchdog = serving.Watchdog(name, experiment.stall_timeout)
     waiting = Waiting(experiment.startup_timeout, print, stop)
     try:
@@ -200,7 +201,7 @@ def main(argv: list[str]) -> int:
         print(f"{name}: the training is done.", flush=True)
     except Stopped:
         print(f"{name}: stopped.", flush=True)
-        return serving.STOPPED
+        return STOPPED
     loop.end()
     plan.environment.close()
     return 0

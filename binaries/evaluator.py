@@ -12,7 +12,7 @@ from binaries import console, flags, report, serving, settings
 from binaries.evaluation import record, score
 from binaries.experiment import Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder, as_text
-from binaries.signals import Stop
+from binaries.signals import STOPPED, Stop, leave
 from binaries.tally import FINISHED
 from pipeline.envs.recorder import Videos
 from pipeline.types import RunError
@@ -206,7 +206,8 @@ def _weights(
 
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
-    stop = Stop()
+    # What an evaluation under way has found is lost; the next life makes it anew.
+    stop = Stop(leave(NAME))
     if absl_flags.FLAGS["replay"].value:
         serving.addresses()
     folder = RunFolder(command.flags["output_dir"], command.settings, LOCK)
@@ -234,7 +235,7 @@ def main(argv: list[str]) -> int:
         loop.run(settings.operative())
     except Stopped:
         print(f"{NAME}: stopped.", flush=True)
-        return serving.STOPPED
+        return STOPPED
     try:
         report.write([folder.path], folder.path)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from agents.tf_config import VARIABLE, learners
 from binaries import console, flags, serving, settings
 from binaries.experiment import Plan
 from binaries.run_folder import NATIVE_LOG, RunFolder, as_text
-from binaries.signals import Stop
+from binaries.signals import STOPPED, Stop, leave
 from binaries.tally import ACTORS, FINISHED, Tally
 from pipeline.types import RunError, UserError
 from pipeline.waiting import Stopped, Waiting
@@ -37,6 +38,10 @@ WAIT, STOP, FINISHED_ALL = 0, -1, -2
 """what a learner says before a turn; what is larger says that it can draw, and how far the actors are"""
 ANYTHING = 2**62
 """of a learner that is not the chief and can draw"""
+LEARNS = "learns, from what the replay server sends"
+OTHERS = "another learner"
+OTHERS_S = 15.0
+"""for the other learners to end their turn and to say that they stop too, after a signal"""
 DRAW_S = 10.0
 """that a draw may take, though the servers' counts allow it; then they are asked again"""
 
@@ -78,6 +83,9 @@ class Loop:
         self._checkpoints = checkpoints
         self._watchdog = watchdog
         self._stop = stop
+        if learners() == 1:
+            # Several of them draw and update together, or not at all.
+            learner.stop = stop
         self._ratio = plan.ratio(learner)
         self._drawn = plan.items_per_draw(learner)
         self._shards = Shards(clients, self._ratio)
@@ -127,6 +135,7 @@ class Loop:
         if self._summaries is not None:
             self._summaries.config(self._tally.env_steps, operative)
         finished = False
+        self._stop.leave = self._leave
         try:
             while not finished:
                 finished = self._turn()
@@ -139,6 +148,22 @@ class Loop:
             self._publish(finished=True)
         self._end(finished)
         return finished
+
+    def say_end(self, finished: bool) -> None:
+        """Says how it ended."""
+        end = "The training is done" if finished else "Stopped and saved" if self._chief else "Stopped"
+        print(f"{end}: {self._learner.updates:,} updates. Checkpoints: {self._folder.checkpoints}", flush=True)
+
+    def _leave(self) -> None:
+        """From another thread, after a signal: saves and ends the process where it waits for who does not answer."""
+        with self._watchdog.held() as call:
+            if call is None or (call.who == OTHERS and time.monotonic() - call.begun < OTHERS_S):
+                return
+            # Else it learns: parameters are on the way from one update to the next.
+            if call.doing != LEARNS or self._learner.has_updated():
+                self._end()
+                self.say_end(False)
+                os._exit(STOPPED)
 
     def _end(self, finished: bool = False) -> None:
         self._progress.clear()
@@ -154,14 +179,15 @@ class Loop:
         on_policy = self._plan.memory.on_policy
         if shards.changed or shards.credit < drawn or on_policy or now - self._counted > COUNT_S:
             self._counted = now
-            shards.poll()
+            with self._watchdog.during("asks the replay servers what they hold"):
+                shards.poll()
             self._read_reports(now)
             if shards.alive and shards.changed:
                 self._connect()
             if shards.unpublished():
                 self._publish()
         self._watch(now)
-        with self._watchdog.during("waits for the other learners", "another learner"):
+        with self._watchdog.during("waits for the other learners", OTHERS):
             said = self._learner.agree(self._say())
         if said == STOP:
             raise Stopped
@@ -191,11 +217,12 @@ class Loop:
         learner = self._learner
         begun = time.monotonic()
         try:
-            with self._watchdog.during("learns, from what the replay server sends"):
+            with self._watchdog.during(LEARNS):
                 metrics = learner.run(env_steps, DRAW_S)
         except NoDataError:
             # The counts allowed the draw: a server is gone, or holds other items than it did.
-            learner.disconnect()
+            with self._watchdog.during("gives up what it waited for from the replay server"):
+                learner.disconnect()
             self._shards.changed = True
             self._wait()
             return
@@ -212,10 +239,11 @@ class Loop:
 
     def _connect(self) -> None:
         """Reads from the servers that answer."""
-        self._learner.disconnect()
-        self._shards.poll()
-        self._shards.begin()
-        self._plan.connect(self._learner, self._addresses, self._shards.alive, self._shares)
+        with self._watchdog.during("connects to the replay servers"):
+            self._learner.disconnect()
+            self._shards.poll()
+            self._shards.begin()
+            self._plan.connect(self._learner, self._addresses, self._shards.alive, self._shares)
         if len(self._addresses) > 1:
             said = ", ".join(self._addresses[shard] for shard in self._shards.alive)
             self._progress.warn(f"The learner reads from {said}.")
@@ -362,7 +390,7 @@ class Loop:
 
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
-    stop = Stop()
+    stop = Stop(leave("The learner"))
     addresses = serving.addresses()
     folder = RunFolder(command.flags["output_dir"], command.settings)
     checkpoints = Checkpoints(folder.checkpoints, command.experiment.kept_checkpoints, warn=print)
@@ -374,7 +402,7 @@ def main(argv: list[str]) -> int:
     tf.config.threading.set_intra_op_parallelism_threads(experiment.threads)
     settings.apply(command.settings)
     watchdog = serving.Watchdog("The learner", experiment.startup_timeout)
-    together = watchdog.during(f"waits for the other learners that {VARIABLE} names", "another learner")
+    together = watchdog.during(f"waits for the other learners that {VARIABLE} names", OTHERS)
     with together if learners() > 1 else contextlib.nullcontext():
         plan = Plan(command.flags["sys"], command.flags["tpu"])
         learner = plan.learner()
@@ -396,13 +424,13 @@ def main(argv: list[str]) -> int:
             watchdog,
         )
     except Stopped:
-        return serving.STOPPED
+        print("The learner: stopped.", flush=True)
+        return STOPPED
     quiet = command.flags["quiet"]
     loop = Loop(plan, learner, addresses, clients, folder, checkpoints, unit, stop=stop, watchdog=watchdog, quiet=quiet)
     finished = loop.run(operative)
-    end = "The training is done" if finished else "Stopped and saved" if learner.is_chief else "Stopped"
-    print(f"{end}: {learner.updates:,} updates. Checkpoints: {folder.checkpoints}", flush=True)
-    return 0 if finished else serving.STOPPED
+    loop.say_end(finished)
+    return 0 if finished else STOPPED
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from binaries import console, flags, settings
 from binaries.experiment import Plan
 from binaries.lock import Lock
 from binaries.run_folder import NATIVE_LOG, as_text, check_same_settings
-from binaries.serving import POLL_S, STOPPED
-from binaries.signals import Stop
+from binaries.serving import POLL_S
+from binaries.signals import STOPPED, Stop, leave
 from pipeline.types import UserError
 from servers.checkpoint import Checkpoints
 
@@ -99,7 +99,7 @@ def serve_health(port: int, client: reverb.Client) -> None:
 
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
-    stop = Stop()
+    stop = Stop(leave("The replay server"))
     port, health_port = command.flags["port"], absl_flags.FLAGS["health_port"].value
     path = absl_flags.FLAGS["checkpoint_dir"].value
     if not port:
@@ -143,6 +143,8 @@ def main(argv: list[str]) -> int:
         flush=True,
     )
     saved = time.monotonic()
+    # From here on there is something to save.
+    stop.leave = None
     while not stop():
         time.sleep(POLL_S)
         if time.monotonic() - saved > plan.experiment.replay_checkpoint_period:

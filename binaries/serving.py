@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from absl import flags as absl_flags
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 absl_flags.DEFINE_string("replay", None, "the replay servers: host:port, or host:port,host:port,...")
 
 POLL_S = 0.2
-STOPPED = 143
-"""the exit status of who was asked to stop before the training was done: whoever keeps it running starts it again"""
 WATCH_S = 1.0
 STOOD_STILL_S = 10.0
 """between two looks of a watchdog: the process, or its machine, was stopped"""
@@ -46,6 +44,16 @@ def addresses() -> list[str]:
     return found
 
 
+class Call(NamedTuple):
+    """A call that may hang."""
+
+    begun: float
+    """by `time.monotonic`"""
+    doing: str
+    who: str
+    """has to answer"""
+
+
 class Watchdog:
     """Speaks up, and at last ends the process, where a call does not come back: some of Reverb's know no timeout.
 
@@ -56,18 +64,26 @@ class Watchdog:
         """`name`: of the process, as it begins a sentence."""
         self._name = name
         self._limit_s = limit_s
-        self._call: tuple[float, str, str] | None = None
+        self._call: Call | None = None
+        self._held = threading.Lock()
         self._faults: list[str] = []
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
     @contextlib.contextmanager
     def during(self, doing: str, who: str = "a replay server") -> Iterator[None]:
         """Surrounds a call that may hang; `doing` goes on the sentence that `name` begins. `who` has to answer it."""
-        self._call = time.monotonic(), doing, who
+        self._call = Call(time.monotonic(), doing, who)
         try:
             yield
         finally:
-            self._call = None
+            with self._held:
+                self._call = None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Call | None]:
+        """For another thread: the call under way, if there is one; whoever made it does not go on meanwhile."""
+        with self._held:
+            yield self._call
 
     def faults(self) -> list[str]:
         """What was seen since the last call: 'stood still', 'waited for a replay server'."""

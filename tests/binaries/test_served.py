@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from binaries.serving import STOPPED
+from binaries.signals import STOPPED
 from pipeline.index import ROOT
 from servers.checkpoint import Checkpoints
 from servers.ports import free_ports

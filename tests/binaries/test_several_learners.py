@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from binaries.serving import STOPPED
+from binaries.signals import STOPPED
 from servers.checkpoint import Checkpoints
 from servers.ports import free_ports
 from tests.agents.test_several_learners import config

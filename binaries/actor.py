@@ -173,7 +173,8 @@ def main(argv: list[str]) -> int:
     number, count = absl_flags.FLAGS.actor_id, absl_flags.FLAGS.num_actors
     name = f"Actor {number}"
     # Nothing is lost with an actor, whatever it waits for.
-    stop = Stop(leave(name))
+    stop = Stop()
+    stop.watch(leave(name))
     addresses = serving.addresses()
     if number >= count:
         raise UserError(f"--actor_id={number}: with --num_actors={count} it lies in [0, {count - 1}].")

@@ -207,7 +207,8 @@ def _weights(
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
     # What an evaluation under way has found is lost; the next life makes it anew.
-    stop = Stop(leave(NAME))
+    stop = Stop()
+    stop.watch(leave(NAME))
     if absl_flags.FLAGS["replay"].value:
         serving.addresses()
     folder = RunFolder(command.flags["output_dir"], command.settings, LOCK)

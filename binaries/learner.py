@@ -390,7 +390,8 @@ class Loop:
 
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
-    stop = Stop(leave("The learner"))
+    stop = Stop()
+    stop.watch(leave("The learner"))
     addresses = serving.addresses()
     folder = RunFolder(command.flags["output_dir"], command.settings)
     checkpoints = Checkpoints(folder.checkpoints, command.experiment.kept_checkpoints, warn=print)

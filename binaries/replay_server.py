@@ -99,7 +99,8 @@ def serve_health(port: int, client: reverb.Client) -> None:
 
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
-    stop = Stop(leave("The replay server"))
+    stop = Stop()
+    stop.watch(leave("The replay server"))
     port, health_port = command.flags["port"], absl_flags.FLAGS["health_port"].value
     path = absl_flags.FLAGS["checkpoint_dir"].value
     if not port:

@@ -24,21 +24,26 @@ class Stop:
     """Whether this process was asked to stop; a second signal ends it at once.
 
     Python runs a signal's handler in the main thread, once that comes back from its call of TensorFlow or Reverb. Some
-    of these never do, so a thread hears the signal too.
+    of these never do: see `watch`.
     """
 
-    def __init__(self, leave: Callable[[], None] | None = None) -> None:
-        """`leave` ends the process where it still runs `GRACE_S` after the signal. A thread calls it.
+    def __init__(self) -> None:
+        self._asked = False
+        self.leave: Callable[[], None] | None = None
+        """see `watch`; None: the main thread is waited for"""
+        self.listen()
 
-        It may return instead, and is called again soon. None: the main thread is waited for.
+    def watch(self, leave: Callable[[], None]) -> None:
+        """From now on a thread hears signals too. Where the process still runs `GRACE_S` after one, it calls `leave`.
+
+        `leave` ends the process, or returns and is called again soon. To be called once the process has a network
+        of its own, which it enters with one thread.
         """
         self.leave = leave
-        self._asked = False
         heard, self._signals = socket.socketpair()
         self._signals.setblocking(False)
         # The interpreter writes a signal's number there as it arrives, whatever the main thread does.
         signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
-        self.listen()
         threading.Thread(target=self._watch, args=(heard,), daemon=True, name="signals").start()
 
     def listen(self) -> None:
@@ -56,11 +61,12 @@ class Stop:
 
     def _watch(self, heard: socket.socket) -> None:
         number = 0
-        while number not in ASKING:
+        while not self._asked and number not in ASKING:
             number = heard.recv(1)[0]
-        self._asked = True
-        # As the handler does; Python's own `signal` is the main thread's.
-        ctypes.CDLL(None).signal(number, ctypes.c_void_p(0))
+        if number in ASKING:
+            self._asked = True
+            # As the handler does; Python's own `signal` is the main thread's.
+            ctypes.CDLL(None).signal(number, ctypes.c_void_p(0))
         asked = time.monotonic()
         while True:
             time.sleep(POLL_S)

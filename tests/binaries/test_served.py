@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from binaries.run_folder import read_progress
 from binaries.signals import STOPPED
 from pipeline.index import ROOT
 from servers.checkpoint import Checkpoints
@@ -23,6 +24,8 @@ from tests.binaries.units import curve, results, variables
 
 OVERRIDES = "DQN.min_replay_size=300;Learner.updates_per_call=8;Experiment.eval_period=1000;Experiment.log_period=500"
 STEPS = 2_500
+GONE_S = 30.0
+"""for processes to save and end"""
 
 
 def flags(*more: str, steps: int = STEPS) -> list[str]:
@@ -224,3 +227,35 @@ def test_bad_input_is_one_sentence(program: str, more: list[str], sentence: str)
     assert (ended.code, len(ended.stderr.splitlines())) == (2, 1)
     assert sentence in ended.stderr
     assert not (ROOT / "x").exists()
+
+
+def test_a_run_whose_parent_is_killed_leaves_no_process_though_its_replay_server_does_not_answer(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    with running("binaries.train", *flags("--num_workers=2", f"--output_dir={folder}", steps=1_000_000)) as train:
+        wait_for(folder / "progress.json", train)
+        while not (read_progress(folder) or {"updates": 0})["updates"]:
+            with contextlib.suppress(psutil.TimeoutExpired):
+                psutil.Process(train.process.pid).wait(0.2)
+        children = psutil.Process(train.process.pid).children()
+        (server,) = (child for child in children if "binaries.replay_server" in child.cmdline())
+        try:
+            server.suspend()
+            # As by the kernel where memory is short: nobody is left who could ask twice, or kill.
+            train.process.kill()
+            others = [child for child in children if child != server]
+            _, left = psutil.wait_procs(others, GONE_S)
+            assert not left
+            server.resume()
+            server.wait(GONE_S)
+        finally:
+            for child in children:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+    said = {path.stem: path.read_text().splitlines()[-1] for path in (folder / "logs").glob("*.log")}
+    assert said["actor_0"] == "Actor 0: stopped."
+    assert said["actor_1"] == "Actor 1: stopped."
+    assert said["evaluator"] == "The evaluator: stopped."
+    assert said["learner"].startswith("Stopped and saved: ")
+    assert list((folder / "checkpoints").glob("step-*/manifest.json"))

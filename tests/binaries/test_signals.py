@@ -39,7 +39,8 @@ def test_the_second_signal_ends_a_program_that_is_still_saving(number: signal.Si
 HANGING = """
 import ctypes, sys
 from binaries.signals import Stop, leave
-stop = Stop(leave("The program") if sys.argv[1] == "leaves" else None)
+stop = Stop()
+stop.watch(leave("The program") if sys.argv[1] == "leaves" else lambda: None)
 print("hangs", flush=True)
 mutex = ctypes.create_string_buffer(64)
 ctypes.CDLL(None).pthread_mutex_lock(mutex)
@@ -49,6 +50,7 @@ FORKING = """
 import os, signal, threading
 from binaries.signals import Stop
 stop = Stop()
+stop.watch(lambda: None)
 child = os.fork()
 if not child:
     while True:

@@ -184,6 +184,12 @@ class Actor:
             self._write_state(state, ended, priority)
             self._end_rollout()
 
+    def cut(self, priority: float) -> None:
+        """Ends the episodes under way, as truncated: the next `act` meets the first states of others."""
+        if self._state is not None:
+            self._cut(priority)
+            self._state = None
+
     def flush(self) -> None:
         """Returns once the server holds all that was written; raises StallError where it does not answer."""
         self._writer.flush()

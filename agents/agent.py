@@ -49,6 +49,10 @@ class Agent:
             reward, done = np.array([reward], np.float32), np.array([done], np.int8)
         self.actor.observe(last_state, action, reward, done, state, self.learner.max_priority)
 
+    def cut(self) -> None:
+        """Ends the episodes under way, as truncated: the environments begin anew."""
+        self.actor.cut(self.learner.max_priority)
+
     def update(self) -> int:
         """Learns as much as the replay ratio allows; returns the number of updates."""
         before = self.learner.updates

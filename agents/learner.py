@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.dataset import Draw
 from pipeline.frames import history
 from pipeline.rows import restack
 from pipeline.types import Batch, Nest, RunError, Step, UserError
+from servers.checkpoint import readable
 from servers.memory.memory import Memory
 
 TPU_DEVICE = Path("/dev/accel0")
@@ -200,6 +202,13 @@ class Learner:
         allowed = (env_steps - self._algo.data().min_size) * self._updates_per_step
         return self.updates + self.batches <= allowed
 
+    def first_due(self, lanes: int) -> int:
+        """Environment steps of `lanes` environments after which the first call is due; fewer, of whole episodes."""
+        data = self._algo.data()
+        if self._memory.on_policy:
+            return 0 if data.whole_episodes else self._replicas * lanes * (data.window - 1)
+        return max(data.min_size + math.ceil(self.batches / self._updates_per_step), lanes * data.window)
+
     def run(self, env_steps: int, timeout_s: float = 60.0) -> dict[str, float]:
         """Performs the updates of one call at `env_steps` environment steps; returns their mean metrics.
 
@@ -273,8 +282,18 @@ class Learner:
             max_priority=self._max_priority,
         )
 
-    def restored(self) -> None:
-        """To be called when the checkpoint was read back."""
+    def write(self, path: Path) -> None:
+        """Writes `checkpoint` to files whose names begin with `path`."""
+        self.checkpoint().write(str(path))
+
+    def read(self, path: Path) -> None:
+        """Goes on from what `write` wrote to `path`.
+
+        Raises AssertionError, ValueError or tf.errors.OpError where that is of another algorithm, network or
+        environment, or no longer there.
+        """
+        with readable(path) as name:
+            self.checkpoint().read(name).assert_consumed()
         self.updates = int(self._updates.numpy())
         self.rollouts = int(self._rollouts.numpy())
         self.max_priority = float(self._max_priority.numpy())

@@ -56,7 +56,7 @@ class Loop:
         self._stop = stop
         first = number % len(clients)
         self._clients = [*clients[first:], *clients[:first]]
-        params = networks(plan.algo, plan.environment.observation_spec, plan.environment.action_spec)
+        params = networks(plan.algo, plan.observation_spec, plan.action_spec)
         self._puller = Puller(self._clients, acting_variables(params))
         self._reporters = [Reporter(client) for client in self._clients]
         self._waiting = Waiting(experiment.stall_timeout, self._say, stop, self._explain)
@@ -203,8 +203,9 @@ def main(argv: list[str]) -> int:
     except Stopped:
         print(f"{name}: stopped.", flush=True)
         return STOPPED
+    finally:
+        plan.close()
     loop.end()
-    plan.environment.close()
     return 0
 
 

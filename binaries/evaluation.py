@@ -22,8 +22,9 @@ def record(
     env_steps: int,
     updates: int,
     returns: np.ndarray,
+    cut: int,
 ) -> None:
-    """Adds the `returns` [episodes] of one evaluation to TensorBoard and to results.jsonl.
+    """Adds the `returns` [episodes] of one evaluation, of which `cut` were cut, to TensorBoard and to results.jsonl.
 
     `kind`: 'eval' or 'test', and '/training_levels' after it where a world holds levels out and these are the others.
 
@@ -38,6 +39,7 @@ def record(
         mean_return=float(returns.mean()),
         std_return=float(returns.std()),
         episodes=len(returns),
+        cut_episodes=cut,
         policy=experiment.eval_policy,
         seed=experiment.eval_seed if kind.startswith("eval") else experiment.test_seed,
     )
@@ -52,3 +54,19 @@ def score(returns: np.ndarray, kind: str, policy: str = "") -> str:
     over = console.count(len(returns), f"{policy} episode".strip())
     of = " of the levels trained on" if kind.endswith("/training_levels") else ""
     return f"{returns.mean():.1f}{spread} over {over}{of}"
+
+
+def evaluation_line(experiment: Experiment, kind: str, env_steps: int, returns: np.ndarray, cut: int) -> str:
+    """What a person is told of an evaluation during training, `cut` of whose episodes were cut."""
+    return f"evaluation at {env_steps:,} steps: {score(returns, kind)}{_limit(experiment, cut)}"
+
+
+def result_line(experiment: Experiment, kind: str, env_steps: int, updates: int, returns: np.ndarray, cut: int) -> str:
+    """What a person is told of the evaluation at the end."""
+    learnt = "" if updates else " and no update"
+    told = score(returns, kind, experiment.eval_policy)
+    return f"{experiment.environment} after {env_steps:,} steps{learnt}: {told}{_limit(experiment, cut)}"
+
+
+def _limit(experiment: Experiment, cut: int) -> str:
+    return f"; {cut} cut after {experiment.eval_episode_steps:,} steps (Experiment.eval_episode_steps)" if cut else ""

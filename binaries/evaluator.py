@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 from absl import flags as absl_flags
 
 from binaries import console, flags, report, serving, settings
-from binaries.evaluation import record, score
+from binaries.evaluation import evaluation_line, record, result_line
 from binaries.experiment import Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder, as_text
 from binaries.signals import STOPPED, Stop, leave
@@ -67,11 +68,10 @@ class Checkpointed:
         learner = self._learner
         if unit is not None:
             try:
-                learner.checkpoint().read(str(unit.path / "learner")).assert_consumed()
-            except (tf.errors.OpError, ValueError):
+                learner.read(unit.path / "learner")
+            except (tf.errors.OpError, OSError, ValueError):
                 # A newer one took its place.
                 return self.version is not None
-            learner.restored()
             finished = unit.state.get(FINISHED, False)
             self.version = Version(0, learner.updates, unit.step, finished, learner.max_priority)
         self._newest = newest
@@ -147,18 +147,17 @@ class Loop:
         self._next = (steps // self._experiment.eval_period + 1) * self._experiment.eval_period
         for kind, evaluator in self._evaluators.items():
             returns = evaluator.run(steps)
-            self._record(kind, returns)
-            self._status.say(f"evaluation at {steps:,} steps: {score(returns, kind)}")
+            self._record(kind, returns, evaluator.cut)
+            self._status.say(evaluation_line(self._experiment, kind, steps, returns, evaluator.cut))
 
     def _test(self) -> None:
         steps = self._env_steps
         for kind, tester in self._testers.items():
             returns = tester.run(steps)
-            self._record(kind, returns)
-            self._status.warn(
-                f"{self._experiment.environment} after {steps:,} steps:"
-                f" {score(returns, kind, self._experiment.eval_policy)}"
-            )
+            self._record(kind, returns, tester.cut)
+            version = self._weights.version
+            assert version is not None
+            self._status.warn(result_line(self._experiment, kind, steps, version.updates, returns, tester.cut))
         if self._videos is not None:
             for video in {(v.part, v.env_steps): v for v in reversed(self._videos.finished)}.values():
                 gif = self._videos.gif(video)
@@ -166,11 +165,12 @@ class Loop:
                     self._summaries.gif("eval", steps, f"video/{video.part}", gif)
         self._flush()
 
-    def _record(self, kind: str, returns) -> None:
+    def _record(self, kind: str, returns: np.ndarray, cut: int) -> None:
         version = self._weights.version
         assert version is not None
         try:
-            record(self._folder, self._summaries, self._experiment, kind, version.env_steps, version.updates, returns)
+            steps, updates = version.env_steps, version.updates
+            record(self._folder, self._summaries, self._experiment, kind, steps, updates, returns, cut)
         except OSError as error:
             self._unsaved(f"no result at {version.env_steps:,} steps in the run's folder ({error.strerror})", error)
         self._flush()
@@ -200,7 +200,7 @@ def _weights(
 
     waiting = Waiting(plan.experiment.startup_timeout, print, stop)
     clients = serving.clients(serving.addresses(), NAME, as_text(command.settings), waiting, watchdog)
-    params = networks(plan.algo, plan.environment.observation_spec, plan.environment.action_spec)
+    params = networks(plan.algo, plan.observation_spec, plan.action_spec)
     return params, Puller(clients, acting_variables(params))
 
 
@@ -224,7 +224,7 @@ def main(argv: list[str]) -> int:
     experiment = command.experiment
     tf.config.threading.set_intra_op_parallelism_threads(experiment.threads)
     settings.apply(command.settings)
-    plan = Plan("local", videos=videos)
+    plan = Plan("local", videos=videos, acts=False, stop=stop)
     folder.take()
     log.keep(folder.path / LOG)
     if videos is not None:
@@ -237,6 +237,8 @@ def main(argv: list[str]) -> int:
     except Stopped:
         print(f"{NAME}: stopped.", flush=True)
         return STOPPED
+    finally:
+        plan.close()
     try:
         report.write([folder.path], folder.path)
     except OSError as error:

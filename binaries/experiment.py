@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +67,11 @@ class Experiment:
     """of the evaluation at the end"""
     eval_lanes: int = 100
     """environments that an evaluation steps together, at most"""
+    eval_episode_steps: int = 27_000
+    """after which an evaluation cuts an episode, whose return counts as far as it went; Atari's games end there too"""
+    exclusive_environment: bool = False
+    """whether only one environment may exist at a time (a port, a licence): evaluations close training's, and its
+    episode, and make it anew"""
     eval_policy: str = "greedy"
     """how evaluations act: 'greedy', or 'sampled' as in training"""
     log_period: int = 1_000
@@ -105,6 +111,16 @@ class Experiment:
         check_positive("Experiment", **{k: v for k, v in numbers.items() if k not in may_be_zero})
         if self.env_processes < 0:
             raise UserError(f"Experiment.env_processes is {self.env_processes}: it must not be negative.")
+        if self.train_steps < self.lanes:
+            raise UserError(
+                f"Experiment.train_steps is {self.train_steps}, and one step of all {self.lanes} environments is"
+                f" {self.lanes} steps: train for more, or make Experiment.lanes smaller."
+            )
+        if self.exclusive_environment and self.lanes > 1:
+            raise UserError(
+                f"Experiment.exclusive_environment allows one environment and Experiment.lanes is {self.lanes}: set"
+                " Experiment.lanes=1."
+            )
         if not 0 <= self.seed < 2**31:
             raise UserError(f"Experiment.seed is {self.seed}: it must lie in [0, {2**31}).")
         if self.eval_policy not in ("greedy", "sampled"):
@@ -125,6 +141,7 @@ class Experiment:
 class Parts:
     """A run's parts, put together and ready."""
 
+    plan: Plan
     experiment: Experiment
     algo: Algo
     environment: Lanes | Environment
@@ -134,33 +151,41 @@ class Parts:
     agent: Agent
     evaluators: dict[str, Evaluator]
     testers: dict[str, Evaluator]
-
-    def checkpoint(self) -> tf.train.Checkpoint:
-        """The learner's state."""
-        return self.agent.learner.checkpoint()
+    scratch: Path
 
     def close(self) -> None:
         """Ends environments and server."""
-        self.environment.close()
+        self.plan.close()
         self.server.stop()
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 class Plan:
     """An experiment whose classes are imported and whose settings are valid, before anything is started or written."""
 
     def __init__(
-        self, sys: str, tpu: str = "", single: bool = False, videos: Videos | None = None, window: bool = False
+        self,
+        sys: str,
+        tpu: str = "",
+        single: bool = False,
+        videos: Videos | None = None,
+        window: bool = False,
+        acts: bool = True,
+        stop: Callable[[], bool] = lambda: False,
     ):
         """`sys`, `tpu`: where to learn, as the flags say. Everything else comes from gin.
 
-        `videos`: where the first lane's episodes and those of the evaluation at the end are recorded. With `window`
-        they are shown instead. With `single`, agent and environment are made for the seed's loop by hand: one
-        environment, whose states and actions have no leading dimension.
+        `acts`: whether the process acts in training's environments; else it holds none once it knows their specs.
+        `stop`: whether the process was asked to stop, which evaluations hear. `videos`: where the first lane's episodes
+        and those of the evaluation at the end are recorded. With `window` they are shown instead. With `single`, agent
+        and environment are made for the seed's loop by hand: one environment, whose states and actions have no leading
+        dimension.
         """
         from agents.actor import make_rows
         from agents.algos.registry import ALGOS
         from agents.learner import make_strategy
         from pipeline.dataset import check_divides
+        from pipeline.envs.block import close
         from pipeline.envs.crashes import Crashes
         from pipeline.envs.recorder import check_pictures
         from servers import tables
@@ -175,15 +200,51 @@ class Plan:
         self.lanes = 1 if single else experiment.lanes
         self._videos = videos
         self._window = window
+        self._stop = stop
+        self._opened: list[Lanes | Environment | Evaluator] = []
+        """to be closed"""
         self.crashes = Crashes(experiment.crash_rate, experiment.step_timeout)
         if videos is not None or window:
             check_pictures(self._maker(True, "human" if window else "rgb_array"), window)
-        self.environment = self._training_environment()
-        self.algo.check(self.environment.observation_spec, self.environment.action_spec)
-        self.rows = make_rows(self.algo, self.environment.observation_spec, self.environment.action_spec)
-        check_divides(self.data, self.memory, self.lanes, self.strategy.num_replicas_in_sync)
-        self.replay_bytes = tables.budget(self.data, self.memory, self.rows, self.lanes)
-        tables.check_budget(self.replay_bytes)
+        one = self.environment if acts else self._maker(True)()
+        self.observation_spec, self.action_spec = one.observation_spec, one.action_spec
+        if not acts:
+            close(one)
+        try:
+            self.algo.check(self.observation_spec, self.action_spec)
+            self.rows = make_rows(self.algo, self.observation_spec, self.action_spec)
+            check_divides(self.data, self.memory, self.lanes, self.strategy.num_replicas_in_sync)
+            self.replay_bytes = tables.budget(self.data, self.memory, self.rows, self.lanes)
+            tables.check_budget(self.replay_bytes)
+        except UserError:
+            self.close()
+            raise
+
+    @functools.cached_property
+    def environment(self) -> Lanes | Environment:
+        """Training's environments."""
+        from pipeline.envs.lanes import Lanes
+
+        made = (
+            self._maker(True)()
+            if self.single
+            else Lanes(self._training_block(), self.data.whole_episodes, self.crashes)
+        )
+        self._opened.append(made)
+        return made
+
+    def renew_environment(self) -> None:
+        """Makes training's environments anew after they were closed; they begin with a reset."""
+        assert not self.single
+        self.environment.replace(self._training_block())  # pyright: ignore[reportAttributeAccessIssue]
+
+    def close(self) -> None:
+        """Closes every environment that was made; what goes wrong in it is said."""
+        from pipeline.envs.block import close
+
+        for opened in self._opened:
+            close(opened)
+        self._opened.clear()
 
     def _maker(self, training: bool, render_mode: str | None = None) -> Callable[[], Environment]:
         from pipeline.envs.make import make
@@ -192,7 +253,7 @@ class Plan:
         return functools.partial(make, experiment.environment, render_mode, training, experiment.wrappers)
 
     def _block(self, lanes: int, training: bool) -> Block:
-        """Lanes that nobody looks at."""
+        """Lanes that nobody looks at; those of evaluations hear that the process was asked to stop."""
         from pipeline.envs.make import make_block
 
         experiment = self.experiment
@@ -203,6 +264,7 @@ class Plan:
             experiment.wrappers,
             experiment.env_processes if training else 0,
             experiment.step_timeout,
+            None if training else self._stop,
         )
 
     def _seen(self, part: str, lane: int, lanes: int, period: int, training: bool) -> Callable[[], Environment]:
@@ -214,30 +276,41 @@ class Plan:
         maker = self._maker(training, "rgb_array")
         return functools.partial(Recorder, maker, self._videos, part, lane, lanes, period)
 
-    def _training_environment(self) -> Lanes | Environment:
+    def _training_block(self) -> Block:
         from pipeline.envs.block import InProcess
-        from pipeline.envs.lanes import Lanes
 
-        if self.single:
-            return self._maker(True)()
         if self._videos is None and not self._window:
-            block = self._block(self.lanes, True)
-        else:
-            first = self._seen("train", 0, 1, self.experiment.record_period, True)
-            block = InProcess([first, *[self._maker(True)] * (self.lanes - 1)])
-        return Lanes(block, self.data.whole_episodes, self.crashes)
+            return self._block(self.lanes, True)
+        first = self._seen("train", 0, 1, self.experiment.record_period, True)
+        return InProcess([first, *[self._maker(True)] * (self.lanes - 1)])
+
+    def _check_evaluation(self) -> None:
+        """Raises UserError where an evaluation's environment cannot be made beside training's."""
+        from pipeline.envs.block import ONE_ONLY, close, told
+
+        try:
+            close(self._maker(False)())
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"An environment for evaluations cannot be made beside training's ({told(error)}). {ONE_ONLY}"
+            ) from error
 
     def _evaluation_lanes(self, episodes: int, seen: bool, training_levels: bool) -> Lanes:
         from pipeline.envs.block import InProcess
         from pipeline.envs.lanes import Lanes
 
+        experiment = self.experiment
+        most = 1 if experiment.exclusive_environment else experiment.eval_lanes
         if not seen or (self._videos is None and not self._window):
-            block = self._block(min(episodes, self.experiment.eval_lanes), training_levels)
+            block = self._block(min(episodes, most), training_levels)
         else:
             # So that no round is left with lanes that have no episode of their own to play.
-            most = 1 if self._videos is None else RECORDED_LANES
+            most = 1 if self._videos is None else min(most, RECORDED_LANES)
             count = max(n for n in range(1, most + 1) if episodes % n == 0)
-            block = InProcess([self._seen("test", lane, count, 1, training_levels) for lane in range(count)])
+            makers = [self._seen("test", lane, count, 1, training_levels) for lane in range(count)]
+            block = InProcess(makers, self._stop)
         return Lanes(block, together=True, crashes=self.crashes)
 
     @property
@@ -268,8 +341,8 @@ class Plan:
             self.algo,
             self.memory,
             self.strategy,
-            self.environment.observation_spec,
-            self.environment.action_spec,
+            self.observation_spec,
+            self.action_spec,
             experiment.train_steps,
             experiment.seed,
         )
@@ -352,14 +425,14 @@ class Plan:
             writer = Writer(
                 clients, table, self.rows, lanes, data.window, data.period, self.memory.blocks, waiting=waiting
             )
-        policy = Policy(self.algo, params, self.environment.observation_spec, lanes, seed, training=True, places=places)
-        return Actor(policy, writer, self.environment.action_spec, lanes, data)
+        policy = Policy(self.algo, params, self.observation_spec, lanes, seed, training=True, places=places)
+        return Actor(policy, writer, self.action_spec, lanes, data)
 
     def evaluators(self, params: Params, kind: str) -> dict[str, Evaluator]:
         """By the name of its results, what plays the episodes of `kind`, 'eval' or 'test', in environments of its own.
 
-        Those of the test are recorded or shown if the run asks for it. A world that holds levels out from training has
-        a second evaluation, of the levels that are trained on.
+        They are made when they are needed. Those of the test are recorded or shown if the run asks for it. A world that
+        holds levels out from training has a second evaluation, of the levels that are trained on.
         """
         from agents.evaluator import Evaluator
         from pipeline.envs.make import has_held_out
@@ -369,8 +442,18 @@ class Plan:
         seed = experiment.test_seed if test else experiment.eval_seed
 
         def evaluator(training_levels: bool) -> Evaluator:
-            lanes = self._evaluation_lanes(episodes, test and not training_levels, training_levels)
-            return Evaluator(self.algo, params, lanes, episodes, seed, experiment.eval_policy == "greedy")
+            made = Evaluator(
+                self.algo,
+                params,
+                functools.partial(self._evaluation_lanes, episodes, test and not training_levels, training_levels),
+                episodes,
+                seed,
+                greedy=experiment.eval_policy == "greedy",
+                episode_steps=experiment.eval_episode_steps,
+                keep_lanes=not experiment.exclusive_environment,
+            )
+            self._opened.append(made)
+            return made
 
         trained = {f"{kind}/training_levels": evaluator(True)} if has_held_out(experiment.environment) else {}
         # The one that counts comes last, in what is said and in results.jsonl.
@@ -387,6 +470,8 @@ class Plan:
         from servers import tables
 
         experiment = self.experiment
+        if not experiment.exclusive_environment and not self.single:
+            self._check_evaluation()
         table = self.memory.table(tables.TABLE, self.data, self.lanes, self.signature())
         server = tables.serve([table], scratch, replay, port)
         address = f"localhost:{server.port}"
@@ -397,6 +482,7 @@ class Plan:
         if self._videos is not None:
             self._videos.env_steps = lambda: actor.env_steps
         return Parts(
+            self,
             experiment,
             self.algo,
             self.environment,
@@ -406,4 +492,5 @@ class Plan:
             Agent(self.algo, actor, learner, None if self.single else self.lanes),
             evaluators=self.evaluators(learner.params, "eval"),
             testers=self.evaluators(learner.params, "test"),
+            scratch=scratch,
         )

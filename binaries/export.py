@@ -16,11 +16,12 @@ from agents.tf_config import check_alone
 from binaries import console, flags, settings
 from binaries.experiment import Experiment
 from binaries.run_folder import RunFolder, recorded_command
+from pipeline.envs.block import close
 from pipeline.envs.environment import Environment
 from pipeline.envs.make import make
 from pipeline.envs.own import Own
 from pipeline.types import ArraySpec, Nest, Params, UserError
-from servers.checkpoint import Checkpoints
+from servers.checkpoint import Checkpoints, readable
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -131,6 +132,11 @@ def main(argv: list[str]) -> int:
         raise UserError("Name the run's folder and the SavedModel's: --output_dir=RUN --to=FOLDER.")
     check_alone("export")
     target = Path(arguments.to).expanduser().absolute()
+    if set(str(target)) & set("*?[\\"):
+        raise UserError(
+            f"--to={target}: TensorFlow takes *, ?, [ and \\ for patterns where it reads a SavedModel: name a folder"
+            " without them."
+        )
     if target.exists():
         raise UserError(f"--to={target} exists already: name a new folder.")
     command = flags.parse([argv[0], *recorded_command(Path(arguments.output_dir))])
@@ -153,12 +159,13 @@ def main(argv: list[str]) -> int:
         params = networks(algo, environment.observation_spec, environment.action_spec)
         held = tf.train.Checkpoint(online=dict(params.online), moments=dict(params.moments))
         try:
-            held.read(str(unit.path / "learner")).assert_existing_objects_matched().expect_partial()
+            with readable(unit.path / "learner") as path:
+                held.read(path).assert_existing_objects_matched().expect_partial()
         except (AssertionError, ValueError) as error:
             raise UserError(f"{unit.path} holds another network than this run's settings make.") from error
         inputs, outputs = save(algo, params, environment, target)
     finally:
-        environment.close()
+        close(environment)
     print(f"The greedy policy after {unit.step:,} steps: {target}")
     for kind, found in (("input", inputs), ("output", outputs)):
         print("\n".join(f"  {kind} {port}" for port in found))

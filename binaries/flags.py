@@ -17,6 +17,7 @@ from binaries import console, settings
 from binaries.experiment import Experiment
 from configs import registry as configs
 from pipeline import index
+from pipeline.envs.block import close
 from pipeline.envs.environment import action_kind
 from pipeline.envs.make import make
 from pipeline.types import RunError, UserError
@@ -48,6 +49,9 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("shards", 1, "replay servers that share the replay, where they are processes", lower_bound=1)
 flags.DEFINE_bool(
+    "restart_damaged", False, "where all checkpoints are damaged, begin at step 0 again, without the results so far"
+)
+flags.DEFINE_bool(
     "render", False, "show the first lane's episodes and the test's in a window; without a display, record them"
 )
 flags.DEFINE_bool(
@@ -69,7 +73,17 @@ flags.DEFINE_bool(
 GROUPS = {
     "What to run": ("hparams", "hparam_override", "env", "import", "seed", "list"),
     "For how long": ("train_steps", "eval_episodes", "test_episodes"),
-    "What to do": ("training", "copies", "num_workers", "shards", "render", "record_video", "profile", "quiet"),
+    "What to do": (
+        "training",
+        "copies",
+        "num_workers",
+        "shards",
+        "render",
+        "record_video",
+        "profile",
+        "restart_damaged",
+        "quiet",
+    ),
     "Where": ("sys", "tpu", "output_dir", "port", "private_network"),
 }
 """the flags as --help shows them"""
@@ -194,7 +208,7 @@ def _check_experiment(experiment: Experiment) -> None:
         )
     environment = make(experiment.environment, wrappers=experiment.wrappers)
     kind = action_kind(environment.action_spec)
-    environment.close()
+    close(environment)
     if kind not in served:
         raise UserError(
             f"Algorithm '{experiment.algo}' serves {' and '.join(served)} actions, and those of"

@@ -117,14 +117,13 @@ class Loop:
 
     def _restore(self, unit: Unit) -> None:
         try:
-            self._learner.checkpoint().read(str(unit.path / "learner")).assert_consumed()
+            self._learner.read(unit.path / "learner")
             self._tally.restore(unit.state[ACTORS])
         except (AssertionError, ValueError, KeyError) as error:
             raise UserError(
                 f"{unit.path} was not written by a learner of these settings that actors in other processes fed: choose"
                 " another --output_dir."
             ) from error
-        self._learner.restored()
         print(
             f"Resuming at {unit.step:,} environment steps, {self._learner.updates:,} updates from {unit.path}",
             flush=True,
@@ -359,7 +358,7 @@ class Loop:
         assert summaries is not None
 
         def write(folder: Path) -> None:
-            learner.checkpoint().write(str(folder / "learner"))
+            learner.write(folder / "learner")
             summaries.flush()
 
         try:
@@ -395,7 +394,7 @@ def main(argv: list[str]) -> int:
     addresses = serving.addresses()
     folder = RunFolder(command.flags["output_dir"], command.settings)
     checkpoints = Checkpoints(folder.checkpoints, command.experiment.kept_checkpoints, warn=print)
-    unit = checkpoints.latest()
+    unit = checkpoints.to_resume(command.flags["restart_damaged"])
     log = console.NativeLog()
     import tensorflow as tf
 
@@ -405,7 +404,7 @@ def main(argv: list[str]) -> int:
     watchdog = serving.Watchdog("The learner", experiment.startup_timeout)
     together = watchdog.during(f"waits for the other learners that {VARIABLE} names", OTHERS)
     with together if learners() > 1 else contextlib.nullcontext():
-        plan = Plan(command.flags["sys"], command.flags["tpu"])
+        plan = Plan(command.flags["sys"], command.flags["tpu"], acts=False)
         learner = plan.learner()
         learner.run_id = learner.agree(random.SystemRandom().randrange(1, 2**31) if learner.is_chief else ANYTHING)
     # TensorFlow's service for several learners takes SIGTERM, for a protocol of its own that nobody answers.

@@ -123,7 +123,7 @@ def main(argv: list[str]) -> int:
 
     leave_to_the_learner()
     settings.apply(command.settings)
-    plan = Plan("local")
+    plan = Plan("local", acts=False)
     shards = command.flags["shards"]
     served = plan.tables(plan.learner(), shards)
     settings.check_all_read(command.settings)

@@ -317,7 +317,7 @@ def speed_rows(groups: Sequence[Group]) -> list[list[str]]:
         for run in one.runs:
             steps = _mean_rate(run.train[STEPS_RATE])
             last = run.results[-1] if run.results else {"updates": math.nan, "env_steps": 1}
-            rates.append((steps, steps * last["updates"] / last["env_steps"]))
+            rates.append((steps, steps * last["updates"] / max(last["env_steps"], 1)))
         rows.append([one.name, *(_number(float(rate), 0) for rate in np.median(rates, axis=0))])
     return rows
 

@@ -37,6 +37,7 @@ MAY_CHANGE = {
         "train_steps",
         "eval_period",
         "eval_episodes",
+        "eval_episode_steps",
         "test_episodes",
         "log_period",
         "distribution_period",
@@ -158,8 +159,16 @@ class RunFolder:
             _replace(path, "".join(f"{line}\n" for line in kept))
 
     def _check_writable(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--output_dir={self.path} is a file: name a folder.")
+        try:
+            # A name that is too long, or holds what no name may, shows here.
+            if os.path.lexists(self.path) and not self.path.is_dir():
+                raise UserError(f"--output_dir={self.path} is a file: name a folder.")
+            os.lstat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"--output_dir={self.path} is no name of a folder ({reason}).") from error
         parent = next(p for p in (self.path, *self.path.parents) if p.exists())
         try:
             # Asking is not enough: for root, or on a read-only disk, only trying tells.
@@ -213,12 +222,21 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
 
 
 def is_finished(folder: Path, experiment: Experiment) -> bool:
-    """Whether the run in `folder` trained to the end of `experiment` and was tested there."""
+    """Whether the run in `folder` trained to the end of `experiment` and was tested there, in as many episodes."""
     try:
         last = json.loads((folder / RESULTS).read_text().splitlines()[-1])
     except (OSError, ValueError, IndexError):
         return False
-    return last["kind"] == "test" and last["env_steps"] + experiment.lanes > experiment.train_steps
+    trained = last["env_steps"] + experiment.lanes > experiment.train_steps
+    return last["kind"] == "test" and trained and last["episodes"] == experiment.test_episodes
+
+
+def finished_line(folder: Path) -> str:
+    """What a person is told who starts a run again that `is_finished`."""
+    return (
+        f"The run in {folder} is finished and tested: {folder / RESULTS}. A larger --train_steps trains on,"
+        " --training=False tests again."
+    )
 
 
 def recorded_command(folder: Path) -> list[str]:

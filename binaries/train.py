@@ -14,17 +14,20 @@ import tree
 
 from agents.tf_config import check_alone
 from binaries import console, copies, flags, network, report, settings, workers
-from binaries.evaluation import record, score
+from binaries.evaluation import evaluation_line, record, result_line
 from binaries.experiment import Parts, Plan
-from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder
+from binaries.run_folder import NATIVE_LOG, OPERATIVE, RESULTS, RunFolder, finished_line, is_finished
 from binaries.signals import Stop
 from binaries.tally import ACTORS
 from pipeline.envs.recorder import Videos
 from pipeline.types import Nest, RunError, UserError
+from pipeline.waiting import Stopped
 from servers.checkpoint import Checkpoints, Unit
 
 SCORE = "score"
 """where the state of the best evaluation's unit has its mean return"""
+EVALUATED = "evaluated_steps"
+"""where it has the steps of the newest evaluation"""
 CRASHES = "crashes"
 """where a unit's state counts the environments' failures"""
 ACTING = "acting.pickle"
@@ -41,6 +44,7 @@ class Run:
         checkpoints: Checkpoints,
         unit: Unit | None,
         *,
+        stop: Stop,
         quiet: bool,
         videos: Videos | None,
         profile: Profile | None,
@@ -53,15 +57,17 @@ class Run:
         self._agent = parts.agent
         self._folder = folder
         self._checkpoints = checkpoints
-        self._best = Checkpoints(folder.best, 1, warn=print)
-        best = self._best.latest()
-        self._best_score: float = -math.inf if best is None else best.state[SCORE]
+        self._stop = stop
         begin = 0 if unit is None else unit.step
         folder.drop_results_after(begin)
+        self._best = Checkpoints(folder.best, None, warn=print)
+        self._keep_best(begin)
+        best = self._best.latest()
+        self._best_score: float = -math.inf if best is None else best.state[SCORE]
         self._summaries = Summaries(folder.path, begin)
         self._saved = self._told = time.monotonic()
         self._saved_steps: int | None = None
-        self._evaluated_steps: int | None = None
+        self._evaluated_steps = 0
         self._logged = (time.monotonic(), 0, 0)
         self._returns: list[float] = []
         self._videos = videos
@@ -79,14 +85,13 @@ class Run:
 
     def _restore(self, unit: Unit) -> None:
         try:
-            self._parts.checkpoint().read(str(unit.path / "learner")).assert_consumed()
+            self._agent.learner.read(unit.path / "learner")
             self._agent.actor.count_from(unit.state)
         except (AssertionError, ValueError, KeyError) as error:
             raise UserError(
                 f"{unit.path} was written for another algorithm, network or environment, or by another version of them:"
                 " choose another --output_dir."
             ) from error
-        self._agent.learner.restored()
         # A run of several processes counts them elsewhere.
         self._parts.crashes.count_from(unit.state.get(CRASHES, 0), unit.step)
         episodes = ""
@@ -97,26 +102,39 @@ class Run:
             self._agent.metrics, self._returns = acting["metrics"], acting["returns"]
         else:
             episodes = ", with new episodes: this environment's state cannot be saved"
-        self._saved_steps = self._evaluated_steps = unit.step
+        self._saved_steps = unit.step
+        self._evaluated_steps = unit.state.get(EVALUATED, unit.step)
         print(f"Resuming at {unit.step:,} environment steps from {unit.path}{episodes}", flush=True)
 
     def train(self) -> bool:
         """Trains to the last step; returns whether it got there (False: a signal asked it to stop)."""
-        stop = Stop()
+        from agents.learner import NoDataError
+
+        stop = self._stop
+        self._agent.learner.stop = stop
         experiment, agent, environment = self._experiment, self._agent, self._parts.environment
         self._logged = (time.monotonic(), self._steps, agent.learner.updates)
         next_log = _next(self._steps, experiment.log_period)
         next_distributions = _next(self._steps, experiment.distribution_period)
-        next_evaluation = _next(self._steps, experiment.eval_period)
+        # One that a signal cut short is made up for.
+        next_evaluation = _next(self._evaluated_steps, experiment.eval_period)
         # New episodes of a resumed run have seeds that it has not used before.
         state = environment.reset(experiment.seed + self._steps) if self._state is None else self._state
         try:
+            if self._steps >= next_evaluation and not stop():
+                state = self._evaluate_between(state)
+                next_evaluation = _next(self._steps, experiment.eval_period)
             while self._steps + experiment.lanes <= experiment.train_steps and not stop():
                 last_state = state
                 action = agent.act(state)
                 state, reward, done = environment.step(action)
                 agent.observe(last_state, action, reward, done, state)
-                agent.update()
+                try:
+                    agent.update()
+                except NoDataError:
+                    # Whoever was asked to stop waits for nothing.
+                    if not stop():
+                        raise
                 if self._steps >= next_log:
                     self._log()
                     next_log = _next(self._steps, experiment.log_period)
@@ -124,7 +142,7 @@ class Run:
                     self._log_distributions()
                     next_distributions = _next(self._steps, experiment.distribution_period)
                 if self._steps >= next_evaluation:
-                    self._evaluate()
+                    state = self._evaluate_between(state)
                     next_evaluation = _next(self._steps, experiment.eval_period)
                 now = time.monotonic()
                 if now - self._saved > experiment.checkpoint_period:
@@ -141,7 +159,9 @@ class Run:
                 if self._progress.due():
                     self._progress.show(self._steps, agent.learner.updates, self._recent_return())
             if not stop() and self._steps != self._evaluated_steps:
-                self._evaluate()
+                self._evaluate_between(state)
+        except Stopped:
+            pass  # in an evaluation, which counts for nothing
         finally:
             self._progress.clear()
             if self._profile is not None:
@@ -151,13 +171,16 @@ class Run:
         return not stop()
 
     def test(self) -> None:
-        """The evaluation at the end."""
-        for kind, tester in self._parts.testers.items():
-            returns = tester.run(self._steps)
-            self._report(kind, returns)
+        """The evaluation at the end; raises Stopped where a signal asked to stop."""
+        # Nobody needs the others any more.
+        for held in (self._parts.environment, *self._parts.evaluators.values()):
+            held.close()
+        played = {kind: tester.run(self._steps) for kind, tester in self._parts.testers.items()}
+        for kind, returns in played.items():
+            tester = self._parts.testers[kind]
+            self._report(kind, returns, tester.cut)
             self._progress.warn(
-                f"{self._experiment.environment} after {self._steps:,} steps:"
-                f" {score(returns, kind, self._experiment.eval_policy)}"
+                result_line(self._experiment, kind, self._steps, self._agent.learner.updates, returns, tester.cut)
             )
         self._show_videos()
         self._flush()
@@ -172,19 +195,32 @@ class Run:
         bindings = settings.read_bindings(operative, OPERATIVE)
         self._summaries.hparams({b.name: b.value for b in bindings}, type(self._agent.algo))
 
+    def _evaluate_between(self, state: Nest) -> Nest:
+        """Evaluates, and returns the states that training goes on from: `state`, unless it had to make room."""
+        if not self._experiment.exclusive_environment:
+            self._evaluate()
+            return state
+        self._parts.environment.close()
+        self._evaluate()
+        self._parts.plan.renew_environment()
+        self._agent.cut()
+        return self._parts.environment.reset(self._experiment.seed + self._steps)
+
     def _evaluate(self) -> None:
+        # All or none: Stopped may come out of each.
+        played = {kind: evaluator.run(self._steps) for kind, evaluator in self._parts.evaluators.items()}
         self._evaluated_steps = self._steps
-        for kind, evaluator in self._parts.evaluators.items():
-            returns = evaluator.run(self._steps)
-            self._report(kind, returns)
-            self._progress.say(f"evaluation at {self._steps:,} steps: {score(returns, kind)}")
+        for kind, returns in played.items():
+            evaluator = self._parts.evaluators[kind]
+            self._report(kind, returns, evaluator.cut)
+            self._progress.say(evaluation_line(self._experiment, kind, self._steps, returns, evaluator.cut))
             if kind == "eval" and returns.mean() > self._best_score:
                 self._save_best(float(returns.mean()))
 
-    def _report(self, kind: str, returns: np.ndarray) -> None:
+    def _report(self, kind: str, returns: np.ndarray, cut: int) -> None:
         updates = self._agent.learner.updates
         try:
-            record(self._folder, self._summaries, self._experiment, kind, self._steps, updates, returns)
+            record(self._folder, self._summaries, self._experiment, kind, self._steps, updates, returns, cut)
         except OSError as error:
             self._unsaved(f"no result at {self._steps:,} steps in the run's folder ({error.strerror})", error)
 
@@ -192,7 +228,7 @@ class Run:
         """Writes the learner, without the replay: to be exported, not to go on from."""
 
         def write(folder: Path) -> None:
-            self._parts.checkpoint().write(str(folder / "learner"))
+            self._agent.learner.write(folder / "learner")
 
         try:
             self._best.save(self._steps, write, {SCORE: score})
@@ -200,12 +236,16 @@ class Run:
         except Exception as error:
             self._unsaved(f"no room for the best network, of {self._steps:,} steps ({error})", error)
 
+    def _keep_best(self, last: int) -> None:
+        """Keeps what was best up to step `last`, and what will have been where a resumed run begins further back."""
+        self._best.keep_between(min(self._checkpoints.steps(), default=last), last)
+
     def _save(self) -> None:
         """Writes everything that a resumed run needs as one unit."""
 
         def write(folder: Path) -> None:
             self._agent.actor.flush()
-            self._parts.checkpoint().write(str(folder / "learner"))
+            self._agent.learner.write(folder / "learner")
             shutil.move(self._parts.client.checkpoint(), folder / "replay")
             environment = self._parts.environment.state()
             if environment is not None:
@@ -220,8 +260,13 @@ class Run:
             self._summaries.flush()
 
         try:
-            state = {**self._agent.actor.counters(), CRASHES: self._parts.crashes.count}
+            state = {
+                **self._agent.actor.counters(),
+                CRASHES: self._parts.crashes.count,
+                EVALUATED: self._evaluated_steps,
+            }
             self._checkpoints.save(self._steps, write, state)
+            self._keep_best(self._steps)
             self._saved_steps = self._steps
         except RunError:
             raise
@@ -366,8 +411,18 @@ def _show(reading: settings.Reading, folder: RunFolder, plan: Plan, reach: str) 
     )
 
 
+def _warn_of_no_update(parts: Parts) -> None:
+    """Says where the training is too short for a single update."""
+    steps, first = parts.experiment.train_steps, parts.agent.learner.first_due(parts.plan.lanes)
+    if steps < first:
+        print(
+            f"WARNING: nothing will be learnt in {steps:,} steps: the first update comes after {first:,}.", flush=True
+        )
+
+
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
+    stop = Stop()
     check_alone("train")
     if command.flags["copies"] is not None:
         return copies.run(command)
@@ -380,13 +435,18 @@ def main(argv: list[str]) -> int:
 
         check_port(port)
     checkpoints = Checkpoints(folder.checkpoints, command.experiment.kept_checkpoints, warn=print)
-    unit = checkpoints.latest()
+    unit = checkpoints.to_resume(command.flags["restart_damaged"])
     training = command.flags["training"]
     if not training and unit is None:
         raise UserError(f"There is no checkpoint in {folder.checkpoints} to test: train first, with the same flags.")
     if training and unit is not None and ACTORS in unit.state:
         raise UserError(f"{folder.path} holds a run of several processes: go on with --num_workers, as before.")
     videos, window = _viewing(command, folder)
+    if training and unit is not None and is_finished(folder.path, command.experiment) and not (videos or window):
+        if not (folder.path / report.PAGE).exists():
+            report.write([folder.path], folder.path)
+        print(finished_line(folder.path))
+        return 0
     profile = Profile(command.flags["profile"], folder.path / "train") if command.flags["profile"] else None
     reach = network.separate(command.flags, window)
     log = console.NativeLog()
@@ -394,36 +454,40 @@ def main(argv: list[str]) -> int:
 
     tf.config.threading.set_intra_op_parallelism_threads(command.experiment.threads)
     settings.apply(command.settings)
-    plan = Plan(command.flags["sys"], command.flags["tpu"], videos=videos, window=window)
+    plan = Plan(command.flags["sys"], command.flags["tpu"], videos=videos, window=window, stop=stop)
     replay = None if unit is None or ACTORS in unit.state else unit.path / "replay"
-    parts = plan.build(folder.checkpoints / "replay.new", port or None, replay)
+    try:
+        parts = plan.build(folder.checkpoints / "replay.new", port or None, replay)
+    except Exception:
+        plan.close()
+        raise
     try:
         reading = settings.check_all_read(command.settings)
-    except UserError:
-        parts.close()
-        raise
-    folder.take()
-    log.keep(folder.path / NATIVE_LOG)
-    if videos is not None:
-        videos.start()
-    operative = settings.operative()
-    quiet = command.flags["quiet"]
-    if training:
-        folder.write(command.flags, operative, reading.held)
-    if not quiet:
-        _show(reading, folder, plan, reach)
-    try:
-        run = Run(parts, folder, checkpoints, unit, quiet=quiet, videos=videos, profile=profile)
+        folder.take()
+        log.keep(folder.path / NATIVE_LOG)
+        if videos is not None:
+            videos.start()
+        operative = settings.operative()
+        quiet = command.flags["quiet"]
+        if training:
+            folder.write(command.flags, operative, reading.held)
+        if not quiet:
+            _show(reading, folder, plan, reach)
+        run = Run(parts, folder, checkpoints, unit, stop=stop, quiet=quiet, videos=videos, profile=profile)
         run.show_settings_in_tensorboard(operative)
-        if not training:
-            run.test()
-        elif run.train():
-            run.test()
-            if not quiet:
-                print(f"Report: {folder.path / report.PAGE}\nTensorBoard: ./run tensorboard --logdir={folder.path}")
-                print(f"Checkpoints: {folder.checkpoints}")
-        else:
+        if training:
+            _warn_of_no_update(parts)
+        if training and not run.train():
             print(f"Stopped and saved; the same command goes on from here. Checkpoints: {folder.checkpoints}")
+            return 0
+        run.test()
+        if not training and not quiet:
+            print(f"This test is one more line of {folder.path / RESULTS}; the report shows the newest.")
+        elif not quiet:
+            print(f"Report: {folder.path / report.PAGE}\nTensorBoard: ./run tensorboard --logdir={folder.path}")
+            print(f"Checkpoints: {folder.checkpoints}")
+    except Stopped:
+        print("Stopped in the evaluation at the end, which the same command begins again.")
     finally:
         parts.close()
     return 0

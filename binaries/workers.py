@@ -15,7 +15,7 @@ from binaries import console, network, report
 from binaries.flags import Command
 from binaries.lock import Lock
 from binaries.processes import Process, stop_all
-from binaries.run_folder import RunFolder, command_line, read_progress
+from binaries.run_folder import RunFolder, command_line, finished_line, is_finished, read_progress
 from binaries.signals import Stop
 from pipeline.types import RunError, UserError
 from servers.ports import check_port, free_ports
@@ -199,10 +199,18 @@ def run(command: Command) -> int:
     """Runs `command` with --num_workers actors, then says where its results are."""
     if not command.flags["training"]:
         raise UserError("--training=False tests what was trained: leave --num_workers out.")
+    if command.experiment.exclusive_environment:
+        raise UserError(
+            "Experiment.exclusive_environment allows one environment, and each of the actors and the evaluator of"
+            " --num_workers has one: leave --num_workers out."
+        )
     # All of its processes are to share one network.
     reach = network.separate(command.flags)
     workers = Workers(command)
     folder = workers.folder
+    if is_finished(folder, command.experiment):
+        print(finished_line(folder))
+        return 0
     quiet = command.flags["quiet"]
     if not quiet:
         print(

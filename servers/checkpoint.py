@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from pipeline.types import UserError
 
 MANIFEST = "manifest.json"
 
@@ -31,8 +34,8 @@ class Checkpoints:
     process that is killed at any moment leaves whole units behind, and a damaged one is found and passed over.
     """
 
-    def __init__(self, folder: Path, kept: int, warn: Callable[[str], None]):
-        """`kept`: how many of the newest stay; `warn` is given a sentence about each damaged unit."""
+    def __init__(self, folder: Path, kept: int | None, warn: Callable[[str], None]):
+        """`kept`: how many of the newest stay; None: all. `warn` is given a sentence about each damaged unit."""
         self._folder = folder
         self._kept = kept
         self._warn = warn
@@ -64,7 +67,8 @@ class Checkpoints:
         except BaseException:
             self._remove(path)
             raise
-        self._prune(path)
+        if self._kept is not None:
+            self._prune(path, self._kept)
         return Unit(path, step, state)
 
     def latest(self) -> Unit | None:
@@ -76,6 +80,35 @@ class Checkpoints:
             self._warn(f"Checkpoint {path} is damaged ({damage}): falling back to the one before.")
         return None
 
+    def to_resume(self, begin_anew: bool) -> Unit | None:
+        """The newest whole unit; None where there is none to go on from and the run begins at step 0.
+
+        Raises UserError where every unit is damaged; with `begin_anew` they are removed.
+        """
+        unit, damaged = self.latest(), self._folders()
+        if unit is None and damaged:
+            if not begin_anew:
+                raise UserError(
+                    f"All checkpoints in {self._folder} are damaged, so that the run cannot go on: restore one, choose"
+                    " another --output_dir, or begin at step 0 again, without the results so far, with"
+                    " --restart_damaged."
+                )
+            for path in damaged:
+                self._remove(path)
+        return unit
+
+    def steps(self) -> list[int]:
+        """Of the units that have their manifest, in order."""
+        return [_step(path) for path in self._folders()]
+
+    def keep_between(self, first: int, last: int) -> None:
+        """Removes the units after step `last`, and those before the newest one of at most step `first`."""
+        folders = self._folders()
+        early = [path for path in folders if _step(path) <= first]
+        for path in folders:
+            if _step(path) > last or path in early[:-1]:
+                self._remove(path)
+
     def newest(self) -> Path | None:
         """The folder of the newest unit that has its manifest, unread: whether there is another one than before."""
         folders = self._folders()
@@ -85,10 +118,10 @@ class Checkpoints:
         """Folders whose manifest is in place, oldest first."""
         return sorted(path.parent for path in self._folder.glob(f"step-*/{MANIFEST}"))
 
-    def _prune(self, newest: Path) -> None:
+    def _prune(self, newest: Path, kept: int) -> None:
         # The newest may be of fewer steps than others: what was saved before a run went back to an older unit.
         others = [path for path in self._folders() if path != newest]
-        keep = {newest, *others[max(0, len(others) + 1 - self._kept) :]}
+        keep = {newest, *others[max(0, len(others) + 1 - kept) :]}
         for path in self._folder.glob("step-*"):
             if path not in keep:
                 self._remove(path)
@@ -97,6 +130,24 @@ class Checkpoints:
     def _remove(path: Path) -> None:
         (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[str]:
+    """Another name of the file at `path`, or of those whose names begin with it, without *, ? and [.
+
+    TensorFlow takes these for patterns where it reads a checkpoint, though not where it writes one.
+    """
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def _step(path: Path) -> int:
+    """Of the unit at `path`."""
+    return int(path.name.removeprefix("step-").partition(".")[0])
 
 
 def _read(path: Path) -> tuple[Unit | None, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tree
@@ -13,7 +14,12 @@ import tree
 from pipeline.envs.environment import Done, Environment
 from pipeline.envs.guard import guarded
 from pipeline.types import Nest, UserError
+from pipeline.waiting import Stopped
 
+ONE_ONLY = (
+    "Where only one may exist at a time (a port, a licence), set Experiment.exclusive_environment=True and"
+    " Experiment.lanes=1."
+)
 Result = tuple[Nest, np.ndarray, np.ndarray]
 """states [E, ...], rewards [E] f32, dones [E] i8 (values of `Done`); arrays that nobody writes to later"""
 
@@ -76,11 +82,31 @@ class Block(abc.ABC):
 class InProcess(Block):
     """Environments stepped one after the other in this process."""
 
-    def __init__(self, makers: Sequence[Callable[[], Environment]]):
-        """`makers` makes each lane's environment."""
+    def __init__(self, makers: Sequence[Callable[[], Environment]], stop: Callable[[], bool] | None = None):
+        """`makers` makes each lane's environment.
+
+        `stop`: whether the process was asked to stop. It is asked between two environments, whose calls may be slow;
+        `Stopped` then leaves them as they are, and only a `reset` may follow.
+
+        Raises UserError where the first environment can be made and another cannot.
+        """
         self._makers = list(makers)
-        with guarded():
-            self._environments = [make() for make in self._makers]
+        self._stop = stop
+        self._environments: list[Environment] = []
+        try:
+            for make in self._makers:
+                self._listen()
+                with guarded():
+                    self._environments.append(make())
+        except Exception as error:
+            made = len(self._environments)
+            self.close()
+            if not made or isinstance(error, UserError | Stopped):
+                raise
+            raise UserError(
+                f"Of {len(self._makers)} environments {made} could be made and the next one not ({told(error)})."
+                f" {ONE_ONLY}"
+            ) from error
         self._latest: list[tuple[Nest, float, Done]] = []
         """what each lane gave last"""
         self.failures = {}
@@ -97,6 +123,7 @@ class InProcess(Block):
     def reset(self, seeds: Sequence[int | None]) -> Nest:
         results = []
         for lane, (environment, seed) in enumerate(zip(self._environments, seeds, strict=True)):
+            self._listen()
             try:
                 results.append((environment.reset(seed), 0.0, Done.NO))
             except Exception as error:
@@ -108,6 +135,7 @@ class InProcess(Block):
     def step(self, actions: Nest, waiting: np.ndarray | None = None) -> Result:
         results = []
         for lane, (environment, action) in enumerate(zip(self._environments, self._split(actions), strict=True)):
+            self._listen()
             if waiting is not None and waiting[lane]:
                 results.append(self._latest[lane])
                 continue
@@ -138,7 +166,12 @@ class InProcess(Block):
 
     def close(self) -> None:
         for environment in self._environments:
-            environment.close()
+            close(environment)
+        self._environments = []
+
+    def _listen(self) -> None:
+        if self._stop is not None and self._stop():
+            raise Stopped
 
     def _stack_arrays(self, states: Sequence[np.ndarray]) -> np.ndarray:
         # A third of np.stack's time for small states.
@@ -172,6 +205,33 @@ class Alone(Environment):
 
     def close(self) -> None:
         self._block.close()
+
+
+class Closable(Protocol):
+    """What holds environments."""
+
+    def close(self) -> None:
+        """Frees windows and processes."""
+
+
+def close(held: Closable) -> None:
+    """Closes environments; what goes wrong in it is said, and keeps the others from nothing."""
+    try:
+        with guarded():
+            held.close()
+    except Exception as error:
+        _warn(f"WARNING: an environment could not be closed ({told(error)}).")
+
+
+@functools.cache
+def _warn(line: str) -> None:
+    """Prints a line once: a hundred environments may have the same to say."""
+    print(line, flush=True)
+
+
+def told(error: BaseException) -> str:
+    """An error in a few words: its type, and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(": ")
 
 
 def _zeros(spec: Nest) -> Nest:

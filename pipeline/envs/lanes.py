@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import tree
 
-from pipeline.envs.block import Block
+from pipeline.envs.block import Block, close
 from pipeline.envs.crashes import Crashes
 from pipeline.envs.environment import Done
 from pipeline.envs.guard import failure
 from pipeline.types import Nest
+from pipeline.waiting import Stopped
 
 
 class Lanes:
@@ -28,6 +29,7 @@ class Lanes:
 
     def __init__(self, block: Block, together: bool = False, crashes: Crashes | None = None):
         self._block = block
+        self._closed = False
         self._together = together
         self._crashes = crashes
         self._state: Nest = None
@@ -77,6 +79,8 @@ class Lanes:
             try:
                 with watch:
                     state = self._block.reset(seeds)
+            except Stopped:
+                raise
             except BaseException as error:
                 if self._crashes is None:
                     raise
@@ -94,6 +98,8 @@ class Lanes:
         with crashes.watch(len(self)):
             try:
                 result = self._block.step(actions, waiting)
+            except Stopped:
+                raise
             except BaseException as error:
                 failures[0] = failure(error)
                 result = None
@@ -138,7 +144,7 @@ class Lanes:
 
     def state(self) -> dict[str, Any] | None:
         """All that the next steps depend on, picklable; None where an environment cannot give its own."""
-        own = self._block.state()
+        own = None if self._closed else self._block.state()
         return None if own is None else {"block": own, "state": self._state, "done": self._done}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -147,8 +153,15 @@ class Lanes:
         self._state, self._done = state["state"], state["done"]
 
     def close(self) -> None:
-        """Closes every environment."""
-        self._block.close()
+        """Closes every environment; what goes wrong in it is said."""
+        if not self._closed:
+            self._closed = True
+            close(self._block)
+
+    def replace(self, block: Block) -> None:
+        """Goes on with other, like environments, which begin with a `reset`."""
+        self.close()
+        self._block, self._closed = block, False
 
 
 def episode_seeds(seed: int, count: int) -> list[int]:

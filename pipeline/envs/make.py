@@ -51,18 +51,20 @@ def make_block(
     wrappers: Sequence[str] = (),
     processes: int = 0,
     timeout: float = 60.0,
+    stop: Callable[[], bool] | None = None,
 ) -> Block:
     """`lanes` environments as `make` has them.
 
     In `processes` of their own, where that is not 0 (`timeout`: seconds that a step may take there); else inside the
-    library of their world, where it steps many at once and there are no `wrappers`; else in this process.
+    library of their world, where it steps many at once and there are no `wrappers`; else in this process (`stop`: see
+    `InProcess`).
     """
     if processes:
         return Processes([maker(name, training, wrappers)] * lanes, processes, timeout)
     cls, rest = _resolve(name)
     if issubclass(cls, Block) and not wrappers:
         return gin.get_configurable(cls)(rest, lanes, training)
-    return InProcess([functools.partial(make, name, None, training, wrappers)] * lanes)
+    return InProcess([functools.partial(make, name, None, training, wrappers)] * lanes, stop)
 
 
 def has_held_out(name: str) -> bool:

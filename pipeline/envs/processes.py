@@ -18,7 +18,7 @@ import dm_env.specs as specs
 import numpy as np
 import tree
 
-from pipeline.envs.block import Block, InProcess, Result
+from pipeline.envs.block import Block, InProcess, Result, close
 from pipeline.envs.crashes import Hang
 from pipeline.envs.environment import Environment
 from pipeline.types import Nest, RunError
@@ -104,7 +104,7 @@ class Processes(Block):
         """`makers`: of each lane's environment, picklable. `timeout`: seconds that a step of all lanes may take."""
         one = makers[0]()
         self.observation_spec, self.action_spec, self.frame_rate = one.observation_spec, one.action_spec, one.frame_rate
-        one.close()
+        close(one)
         self.failures = {}
         self._timeout = timeout
         parts = (self.observation_spec, self.action_spec, len(makers))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import imageio_ffmpeg
 import numpy as np
 
+from pipeline.envs.block import close
 from pipeline.envs.crashes import Hang
 from pipeline.envs.environment import Done, Environment
 from pipeline.envs.guard import guarded
@@ -113,7 +114,7 @@ def check_pictures(make: Callable[[], Environment], shown: bool) -> None:
     except Exception as error:  # whatever a library raises that misses a screen or a driver
         raise UserError(f"The environment cannot be drawn on this machine: {error}") from error
     finally:
-        environment.close()
+        close(environment)
 
 
 class Recorder(Environment):

@@ -37,7 +37,7 @@ def evaluator(episodes: int, lanes: int, environment: str | None = None) -> Eval
     maker = Seeded if environment is None else partial(make, environment)
     one = maker()
     params = networks(algo, one.observation_spec, one.action_spec)
-    return Evaluator(algo, params, Lanes(InProcess([maker] * lanes), together=True), episodes, seed=5)
+    return Evaluator(algo, params, lambda: Lanes(InProcess([maker] * lanes), together=True), episodes, seed=5)
 
 
 def test_every_episode_that_begins_counts_so_that_short_ones_are_not_favoured() -> None:

@@ -183,10 +183,9 @@ def test_moments_are_those_of_all_rows_that_are_not_last_and_come_back_with_a_ch
     groups = {f"{name}/{group}" for name in ("gradient_norm", "learning_rate") for group in ("policy", "value")}
     assert set(all_metrics[0]) == {*PPO.metrics, *groups, "sample_age", "policy_lag"}
 
-    learner.checkpoint().write(str(tmp_path / "state"))
+    learner.write(tmp_path / "state")
     other, _ = trained(ppo(**NORMALISED), calls=0)
-    other.checkpoint().read(str(tmp_path / "state")).assert_consumed()
-    other.restored()
+    other.read(tmp_path / "state")
     assert (other.rollouts, other.updates) == (4, 4 * 2 * EXAMPLES // 8)
     assert_same(other, learner, rtol=0, atol=0)
     # The four draws begin anew after the fourth: both learn from the same, in the same order.

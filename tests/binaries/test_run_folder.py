@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from binaries.run_folder import RunFolder, as_text
+from binaries.experiment import Experiment
+from binaries.run_folder import RunFolder, as_text, is_finished
 from binaries.settings import Binding
 from pipeline.index import ROOT
 from pipeline.types import UserError
@@ -46,6 +47,12 @@ def test_a_new_folder_is_checked_and_not_made(tmp_path: Path) -> None:
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.parametrize("name", ["a" * 256, "a\0b", "/".join(["a" * 200] * 30)])
+def test_what_no_folder_can_be_called_is_a_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="is no name of a folder"):
+        RunFolder(str(tmp_path / name), settings())
+
+
 def test_a_folder_is_found_from_where_the_command_runs_and_from_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,6 +69,20 @@ def test_only_settings_that_hold_are_recorded_as_such_and_the_others_count_for_a
     assert RunFolder(str(folder.path), settings()).path == folder.path
     with pytest.raises(UserError, match=r"DQN\.double was True there and is False here"):
         RunFolder(str(folder.path), settings(DQN__double=False))
+
+
+def test_a_run_is_finished_when_it_was_tested_at_its_end_in_as_many_episodes(folder: RunFolder) -> None:
+    experiment = Experiment(train_steps=100, lanes=8, test_episodes=5)
+    line = {"kind": "test", "env_steps": 97, "episodes": 5}
+    for said, finished in (
+        ({}, True),
+        ({"kind": "eval"}, False),
+        ({"env_steps": 92}, False),
+        ({"episodes": 4}, False),
+        ({}, True),
+    ):
+        folder.append_result(**(line | said))
+        assert is_finished(folder.path, experiment) == finished
 
 
 def test_what_ran_is_recorded(folder: RunFolder) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
+from pipeline.types import UserError
 from servers import checkpoint
 from servers.checkpoint import MANIFEST, Checkpoints, Unit
 
@@ -22,7 +23,7 @@ from servers.checkpoint import MANIFEST, Checkpoints, Unit
 class Folder:
     """Checkpoints whose files say their step, and the warnings that they gave."""
 
-    def __init__(self, path: Path, kept: int = 3):
+    def __init__(self, path: Path, kept: int | None = 3):
         self.path = path
         self.warnings: list[str] = []
         self.checkpoints = Checkpoints(path, kept, self.warnings.append)
@@ -65,6 +66,37 @@ def test_the_latest_unit_is_what_was_saved(folder: Folder) -> None:
     assert unit is not None
     assert (unit.step, unit.state) == (10, {"lists": [1, 2], "float": 0.1})
     assert (unit.path / "replay" / "items").read_text() == "x" * 1000
+
+
+def test_a_run_whose_units_are_all_damaged_does_not_begin_anew_unasked(folder: Folder) -> None:
+    assert folder.checkpoints.to_resume(begin_anew=False) is None
+    for step in (1, 2):
+        (folder.save(step).path / "learner").write_text("damaged")
+    files = sorted(folder.path.rglob("*"))
+    with pytest.raises(UserError, match=r"All checkpoints in .* are damaged.* with --restart_damaged"):
+        folder.checkpoints.to_resume(begin_anew=False)
+    assert sorted(folder.path.rglob("*")) == files
+    assert folder.checkpoints.to_resume(begin_anew=True) is None
+    assert folder.steps() == []
+    folder.save(3)
+    (folder.save(4).path / MANIFEST).write_text("")
+    unit = folder.checkpoints.to_resume(begin_anew=True)
+    assert unit is not None
+    assert unit.step == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "kept"),
+    [(0, 9, [2, 4, 6, 8]), (2, 9, [2, 4, 6, 8]), (5, 9, [4, 6, 8]), (5, 7, [4, 6]), (9, 9, [8]), (0, 0, [])],
+)
+def test_units_are_kept_between_two_steps_and_the_newest_before_them(
+    tmp_path: Path, first: int, last: int, kept: list[int]
+) -> None:
+    folder = Folder(tmp_path, kept=None)
+    for step in (2, 4, 6, 8):
+        folder.save(step)
+    folder.checkpoints.keep_between(first, last)
+    assert folder.checkpoints.steps() == folder.steps() == kept
 
 
 @pytest.mark.parametrize(("kept", "count", "steps"), [(3, 6, [4, 5, 6]), (1, 3, [3]), (3, 2, [1, 2])])

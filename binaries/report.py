@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import collections
 import io
@@ -16,7 +17,7 @@ import numpy as np
 from absl import flags as absl_flags
 
 from binaries import console, flags
-from binaries.run_folder import FAULTS, OPERATIVE, RESULTS, RUN
+from binaries.run_folder import FAULTS, OPERATIVE, RESULTS, RUN, WALL, read_progress
 from pipeline.types import UserError
 
 PAGE = "report.html"
@@ -26,6 +27,10 @@ CONFIDENCE = 0.95
 RESAMPLES = 2_000
 FEW = 5
 """points of a curve that are shown one by one"""
+ENOUGH = 5
+"""runs whose bootstrap says more than their minimum and maximum do"""
+SLIGHTLY = 0.2
+"""difference of two runs' steps, as a part of them, that evaluations are compared across"""
 NAMED = 3
 """settings that a group's name holds at most"""
 GRID = 200
@@ -54,6 +59,10 @@ class Run(NamedTuple):
     videos: list[Path]
     faults: list[dict[str, Any]]
     """processes that died or held the others up, and how"""
+    sessions: list[dict[str, Any]]
+    """of training, the first one and each resumption: when and on what; empty where an older version ran"""
+    wall_seconds: float | None
+    """that all of them took"""
 
     @property
     def seed(self) -> str:
@@ -72,7 +81,7 @@ class Run(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """An interquartile mean, with the bounds of its confidence interval; NaN bounds where one run gives none."""
+    """What several runs have in the middle, and bounds: see `iqm`."""
 
     mean: Any
     low: Any
@@ -99,15 +108,21 @@ class Group(NamedTuple):
 
 
 def iqm(values: np.ndarray) -> Interval:
-    """The mean of the middle half of `values` [runs, ...] (Agarwal et al. 2021), and its bootstrap over runs."""
+    """The mean of the middle half of `values` [runs, ...] (Agarwal et al. 2021), and its bootstrap over runs.
+
+    Of fewer than ENOUGH runs a bootstrap's interval would be their minimum and maximum: there it is their mean, and
+    the bounds are just that range. One run has NaN for bounds.
+    """
     from scipy import stats
 
     def statistic(sample: np.ndarray, axis: int = 0) -> np.ndarray:
         return stats.trim_mean(sample, 0.25, axis=axis)
 
-    mean = statistic(values)
     if len(values) < 2:
-        return Interval(mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan))
+        return Interval(values[0], np.full_like(values[0], np.nan), np.full_like(values[0], np.nan))
+    if len(values) < ENOUGH:
+        return Interval(values.mean(0), values.min(0), values.max(0))
+    mean = statistic(values)
     rows = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
     # Whole runs are drawn: the points of a curve stay together.
     low, high = np.quantile(statistic(values[rows], 1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
@@ -127,9 +142,10 @@ def find(folders: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _natural(path: Path) -> list[Any]:
+def _natural(path: Path | str) -> list[Any]:
     """So that run_10 comes after run_9."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+    parts = re.split(r"(\d+)", str(path))
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def read(folder: Path) -> Run:
@@ -151,6 +167,8 @@ def read(folder: Path) -> Run:
         _points(folder / "train"),
         sorted((folder / "videos").glob("t*.mp4")),
         _lines(folder / FAULTS),
+        record.get("sessions", []),
+        (read_progress(folder) or {}).get(WALL),
     )
 
 
@@ -180,75 +198,136 @@ def _points(folder: Path) -> dict[str, Points]:
 
 
 def group(runs: Sequence[Run]) -> list[Group]:
-    """The runs by what they have in common, in the order of their folders."""
+    """The runs by what they have in common: in the order of their folders, and of the settings that tell them apart."""
     together: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
         key = tuple(sorted((name, value) for name, value in run.settings.items() if name != SEED))
         together.setdefault(key, []).append(run)
-    names = [members[0].flags.get("hparams") or "runs" for members in together.values()]
+    alike: dict[str, list[set[tuple[str, str]]]] = {}
+    for key, members in together.items():
+        alike.setdefault(_hparams(members[0]), []).append(set(key))
+    first = {name: place for place, name in enumerate(alike)}
+    differing = {
+        key: sorted(set(key) - set.intersection(*alike[_hparams(members[0])])) for key, members in together.items()
+    }
+    told_apart = sorted({name for settings in differing.values() for name, _ in settings})
+
+    def place(key: tuple[tuple[str, str], ...]) -> list[Any]:
+        run = together[key][0]
+        values = {**run.operative, **dict(key)}
+        return [first[_hparams(run)], *(_in_order(values.get(name)) for name in told_apart)]
+
     groups = []
-    for number, (key, members) in enumerate(together.items()):
-        own = set(key)
-        alike = [set(other) for other, name in zip(together, names, strict=True) if name == names[number]]
-        shared = set.intersection(*alike)
-        differing = ", ".join(f"{name}={value}" for name, value in sorted(own - shared))
-        if len(own - shared) > NAMED:
-            differing = f"variant {number + 1}"
+    for number, key in enumerate(sorted(together, key=place)):
+        members = sorted(together[key], key=lambda run: _in_order(run.seed))
+        name, own = _hparams(members[0]), differing[key]
+        if own:
+            said = ", ".join(f"{name}={value}" for name, value in own)
+            name += f" ({said if len(own) <= NAMED else f'variant {number + 1}'})"
         environment = dict(key).get("Experiment.environment", "?").strip("'")
-        name = f"{names[number]} ({differing})" if differing else names[number]
         groups.append(Group(name, environment, members, COLOURS[number % len(COLOURS)]))
     return groups
 
 
+def _hparams(run: Run) -> str:
+    return run.flags.get("hparams") or "runs"
+
+
+def _in_order(value: str | None) -> tuple[int, list[Any]]:
+    """A sort key for settings as they are written: numbers by size, tuples of them, texts, then none."""
+    if value is None:
+        return 3, []
+    try:
+        literal = ast.literal_eval(value)
+        numbers = [float(number) for number in (literal if isinstance(literal, tuple | list) else [literal])]
+    except (ValueError, TypeError, SyntaxError):
+        return 2, _natural(value)
+    return int(isinstance(literal, tuple | list)), numbers
+
+
 def curve(curves: Sequence[Points]) -> tuple[np.ndarray, Interval] | None:
-    """Steps [G] and the interval [G] over several runs' curves, where all of them have points; None where none has."""
+    """Steps [G] and the interval [G] over several runs' curves, where all of them have points; None where none has.
+
+    Runs that were evaluated at slightly different steps only are taken for evaluated at once, in their middle.
+    """
     curves = [points for points in curves if points]
     if not curves:
         return None
     begin, end = max(points[0][0] for points in curves), min(points[-1][0] for points in curves)
-    if begin > end:
+    if begin - end > SLIGHTLY * begin:
         return None
+    if begin > end:
+        begin = end = round((begin + end) / 2)
     steps = np.linspace(begin, end, GRID if begin < end else 1)
     return steps, iqm(np.stack([np.interp(steps, *np.array(points).T) for points in curves]))
+
+
+def environments(groups: Sequence[Group]) -> list[str]:
+    """Of the groups, each once."""
+    return list(dict.fromkeys(one.environment for one in groups))
 
 
 def figure(groups: Sequence[Group]) -> Any:
     """A row of two panels for each environment: evaluations, and the episodes of training."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.lines import Line2D
 
-    environments = list(dict.fromkeys(one.environment for one in groups))
-    drawn = Figure(figsize=(10, 3.9 * len(environments)), layout="constrained")
-    for row, environment in enumerate(environments):
-        panels = [
-            (f"{environment}: evaluations", lambda run: run.evaluations),
-            (f"{environment}: episodes of training", lambda run: run.train[RETURN]),
-        ]
-        for column, (title, points) in enumerate(panels):
-            axes = drawn.add_subplot(len(environments), 2, 2 * row + column + 1)
-            for one in (one for one in groups if one.environment == environment):
-                for run in one.runs:
-                    if points(run):
-                        dots = "o" if len(points(run)) < FEW else ""
-                        axes.plot(
-                            *zip(*points(run), strict=True), dots + "-", ms=3, color=one.colour, lw=0.7, alpha=0.35
-                        )
-                whole = curve([points(run) for run in one.runs])
-                if whole is not None:
-                    steps, band = whole
-                    axes.plot(steps, band.mean, color=one.colour, linewidth=2.0, label=one.name)
-                    axes.fill_between(steps, band.low, band.high, color=one.colour, alpha=0.18, linewidth=0)
-            axes.set_title(title, loc="left", fontsize=10, color=INK)
-            axes.set_xlabel("environment steps", fontsize=9, color=INK)
-            axes.set_ylabel("return" if column == 0 else "", fontsize=9, color=INK)
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda steps, _: _short(steps)))
-            axes.tick_params(colors=INK, labelsize=8)
-            axes.grid(color=INK, alpha=0.12, linewidth=0.7)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.spines[["left", "bottom"]].set_color(INK)
-            if column == 0 and axes.get_legend_handles_labels()[0]:
-                axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="best")
+    names = environments(groups)
+    drawn = Figure(figsize=(10, 3.9 * len(names)), layout="constrained")
+    for row, environment in enumerate(names):
+        for column in range(2):
+            axes = drawn.add_subplot(len(names), 2, 2 * row + column + 1)
+            _panel(axes, groups, environment, bool(column))
+            if column == 0:
+                here = [one for one in groups if one.environment == environment]
+                lines = [Line2D([], [], color=one.colour, linewidth=2.0, label=one.name) for one in here]
+                axes.legend(handles=lines, frameon=False, fontsize=8, labelcolor=INK, loc="best")
     return drawn
+
+
+def panels(groups: Sequence[Group]) -> list[str]:
+    """The same panels as SVGs of their own, for a page that has room beside each other for one or for two."""
+    from matplotlib.figure import Figure
+
+    svgs = []
+    for environment in environments(groups):
+        for training in (False, True):
+            # So small that text can be read on a phone, whose width it fills.
+            drawn = Figure(figsize=(4.4, 3.2), layout="constrained")
+            _panel(drawn.add_subplot(), groups, environment, training)
+            svgs.append(_svg(drawn))
+    return svgs
+
+
+def _panel(axes: Any, groups: Sequence[Group], environment: str, training: bool) -> None:
+    """Draws the curves of one environment: those of `training`, or of its evaluations."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    for one in (one for one in groups if one.environment == environment):
+        curves = [run.train[RETURN] if training else run.evaluations for run in one.runs]
+        for points in filter(None, curves):
+            dots = "o" if len(points) < FEW else ""
+            axes.plot(*zip(*points, strict=True), dots + "-", ms=3, color=one.colour, lw=0.7, alpha=0.35)
+        whole = curve(curves)
+        if whole is None:
+            continue
+        steps, band = whole
+        if len(steps) > 1:
+            axes.plot(steps, band.mean, color=one.colour, linewidth=2.0)
+            axes.fill_between(steps, band.low, band.high, color=one.colour, alpha=0.18, linewidth=0)
+        else:
+            bounds = np.nan_to_num(np.abs([band.mean - band.low, band.high - band.mean]))
+            axes.errorbar(steps, band.mean, bounds, fmt="o", ms=6, color=one.colour, capsize=4)
+    title = f"{environment}: {'episodes of training' if training else 'evaluations'}"
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.set_xlabel("environment steps", fontsize=9, color=INK)
+    axes.set_ylabel("return", fontsize=9, color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda steps, _: _short(steps)))
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.grid(color=INK, alpha=0.12, linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
 
 
 def _short(steps: float) -> str:
@@ -275,13 +354,11 @@ def _number(value: float, digits: int = 1) -> str:
     return "-" if math.isnan(value) else f"{value:,.{digits}f}"
 
 
-def _interval(interval: Interval | None) -> str:
-    if interval is None:
-        return "-"
-    mean = _number(float(interval.mean))
-    if math.isnan(float(interval.low)):
-        return f"{mean} (one run gives no interval)"
-    return f"{mean} [{_number(float(interval.low))}, {_number(float(interval.high))}]"
+SCORES = ["seed", "environment steps", "updates", "return (+- over episodes)", "episodes", "policy"]
+SPEEDS = ["runs", "environment steps/s", "updates/s"]
+PLACES = ["runs", "seed", "begun", "wall time", "hardware"]
+FAULT = ["runs", "seed", "process", "how", "times"]
+"""heads of tables"""
 
 
 def score_rows(one: Group) -> list[list[str]]:
@@ -294,7 +371,9 @@ def score_rows(one: Group) -> list[list[str]]:
             rows.append([run.seed, f"{steps:,}", "-", "not tested yet", "-", "-"])
             continue
         played = test.get("policy", "greedy") + (f", seed {test['seed']}" if "seed" in test else "")
-        returned = f"{test['mean_return']:,.1f} +- {test['std_return']:,.1f}"
+        returned = f"{test['mean_return']:,.1f}"
+        if test["episodes"] > 1:
+            returned += f" +- {test['std_return']:,.1f}"
         rows.append(
             [run.seed, f"{test['env_steps']:,}", f"{test['updates']:,}", returned, str(test["episodes"]), played]
         )
@@ -302,11 +381,39 @@ def score_rows(one: Group) -> list[list[str]]:
 
 
 def summary(one: Group) -> str:
-    """A group's score in a sentence."""
-    if not one.scores:
+    """A group's score in a sentence, which claims no more than so many runs can tell."""
+    scores = one.scores
+    if one.score is None:
         return "no run has been tested yet"
-    spread = f"mean {np.mean(one.scores):,.1f} +- {np.std(one.scores):,.1f}"
-    return f"IQM {_interval(one.score)}, {spread}, over {len(one.scores)} run{'s' * (len(one.scores) > 1)}"
+    if len(scores) == 1:
+        return f"{scores[0]:,.1f} of one run, which tells nothing of other seeds"
+    if len(scores) < ENOUGH:
+        each = ", ".join(f"{score:,.1f}" for score in scores)
+        return f"mean {one.score.mean:,.1f} of {len(scores)} runs ({each}), too few for an interval"
+    return (
+        f"IQM {one.score.mean:,.1f}, {CONFIDENCE:.0%} interval [{one.score.low:,.1f}, {one.score.high:,.1f}] (bootstrap"
+        f" over {len(scores)} runs); mean {np.mean(scores):,.1f} +- {np.std(scores, ddof=1):,.1f} (standard deviation"
+        " over runs)"
+    )
+
+
+def place_rows(groups: Sequence[Group]) -> list[list[str]]:
+    """Of each run: the group, its seed, when it began, how long it took and on what."""
+    rows = []
+    for one in groups:
+        for run in one.runs:
+            started = run.sessions[0].get("started") if run.sessions else None
+            date = "-" if started is None else f"{started[:16].replace('T', ' ')} UTC"
+            used = list(dict.fromkeys(_hardware(session["hardware"]) for session in run.sessions if session))
+            rows.append([one.name, run.seed, date, console.duration(run.wall_seconds), "; then ".join(used) or "-"])
+    return rows
+
+
+def _hardware(found: dict[str, Any]) -> str:
+    gpus = collections.Counter(found["gpus"])
+    named = [f"{count} x {name}" if count > 1 else name for name, count in gpus.items()]
+    cores = console.count(found["cores"], "core")
+    return ", ".join([found["processor"], cores, f"{found['memory_gib']:g} GiB", *(named or ["no GPU"])])
 
 
 def speed_rows(groups: Sequence[Group]) -> list[list[str]]:
@@ -395,13 +502,14 @@ def markdown(groups: Sequence[Group]) -> str:
     lines: list[str] = []
     for one in groups:
         lines += [f"## {one.name} on {one.environment}", ""]
-        lines += _table(["seed", "environment steps", "updates", "return", "episodes", "policy"], score_rows(one))
+        lines += _table(SCORES, score_rows(one))
         lines += ["", f"{summary(one)[0].upper()}{summary(one)[1:]}.", ""]
     lines += ["## Throughput", ""]
-    lines += _table(["runs", "environment steps/s", "updates/s"], speed_rows(groups))
+    lines += _table(SPEEDS, speed_rows(groups))
+    lines += ["", "## When and where", "", *_table(PLACES, place_rows(groups))]
     rows = fault_rows(groups)
     if rows:
-        lines += ["", "## Faults", "", *_table(["runs", "seed", "process", "how", "times"], rows)]
+        lines += ["", "## Faults", "", *_table(FAULT, rows)]
     rows = differences(groups)
     if rows:
         lines += ["", "## What differs", "", *_table(["parameter", *(one.name for one in groups)], rows)]
@@ -414,7 +522,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
-def html(groups: Sequence[Group], drawn: Any) -> str:
+def html(groups: Sequence[Group]) -> str:
     """The page, with everything in it."""
     import jinja2
 
@@ -428,14 +536,17 @@ def html(groups: Sequence[Group], drawn: Any) -> str:
     return page.get_template("report.html.j2").render(
         groups=groups,
         scores=[(one, score_rows(one), summary(one)) for one in groups],
-        figure=_svg(drawn),
+        panels=panels(groups),
+        heads={"scores": SCORES, "speeds": SPEEDS, "places": PLACES, "faults": FAULT},
         speeds=speed_rows(groups),
+        places=place_rows(groups),
         faults=fault_rows(groups),
         differences=differences(groups),
         mixed=[(one, names) for one in groups if (names := mixed(one))],
         videos=videos if any(shown or left for _, shown, left in videos) else [],
         versions=groups[0].runs[0].versions,
         confidence=f"{CONFIDENCE:.0%}",
+        enough=ENOUGH,
     )
 
 
@@ -446,7 +557,7 @@ def write(folders: Sequence[Path], to: Path) -> str:
     """
     groups = group([read(folder) for folder in find(folders)])
     drawn = figure(groups)
-    page, text = html(groups, drawn), markdown(groups)
+    page, text = html(groups), markdown(groups)
     to.mkdir(parents=True, exist_ok=True)
     (to / PAGE).write_text(page)
     (to / TABLE).write_text(text)

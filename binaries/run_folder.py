@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import errno
 import fcntl
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from binaries.experiment import Experiment
 from binaries.lock import Lock
@@ -28,6 +32,8 @@ NATIVE_LOG = "native.log"
 RESULTS = "results.jsonl"
 PROGRESS = "progress.json"
 """how far the run is; written every second"""
+WALL = "wall_seconds"
+"""where progress.json has how long the run has taken, over all of its resumptions"""
 FAULTS = "faults.jsonl"
 """one line for every process that died and was started again, and for what else held a run of several processes up"""
 
@@ -74,6 +80,9 @@ class RunFolder:
         self._settings = as_text(settings)
         self._unwritten: dict[str, list[str]] = {RESULTS: [], FAULTS: []}
         """lines by file that there was no room for"""
+        self._began: float | None = None
+        """on the monotonic clock, the run's beginning if it had never been interrupted"""
+        self._progress: Mapping[str, float | None] = {}
         self._check_writable()
         self._lock = Lock(self.path, "--output_dir", lock)
         self._check_same_experiment()
@@ -102,6 +111,10 @@ class RunFolder:
 
         `held`: the settings that constructors were given; the others that were set count for a resumed run only.
         """
+        before = json.loads((self.path / RUN).read_text()) if (self.path / RUN).exists() else {"sessions": []}
+        if "sessions" in before:
+            self._began = time.monotonic() - (read_progress(self.path) or {}).get(WALL, 0.0)
+        started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record = {
             "settings": as_text(held),
             "given": self._settings,
@@ -109,18 +122,25 @@ class RunFolder:
             "versions": {name: importlib.metadata.version(name) for name in VERSIONS}
             | {"python": platform.python_version()},
             "git_commit": _git_commit(),
+            # Of a run that an older version began, beginning and length are not known.
+            "sessions": [*before.get("sessions", [{}]), {"started": started, "hardware": hardware()}],
         }
         _replace(self.path / OPERATIVE, operative_config)
         _replace(self.path / RUN, json.dumps(record, indent=1) + "\n")
 
     def write_progress(self, now: Mapping[str, float | None]) -> None:
         """Says how far the run is, for whoever watches it from outside; a full disk keeps what it said before."""
+        self._progress = now
+        if self._began is not None:
+            now = {**now, WALL: round(time.monotonic() - self._began, 1)}
         with contextlib.suppress(OSError):
             _replace(self.path / PROGRESS, json.dumps(now))
 
     def append_result(self, **result: Any) -> None:
         """Adds one line to results.jsonl; where that raises OSError, the next call adds it too."""
         self._unwritten[RESULTS].append(json.dumps(result) + "\n")
+        if self._progress:
+            self.write_progress(self._progress)
         self._append(RESULTS)
 
     def note_fault(self, process: str, fault: str) -> None:
@@ -252,6 +272,27 @@ def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".new")
     temporary.write_text(text)
     os.replace(temporary, path)
+
+
+def hardware() -> dict[str, Any]:
+    """What this process computes on: the processor's name, its cores, memory in GiB, the names of NVIDIA's GPUs."""
+    names = re.findall(r"(?m)^model name\s*: (.*)$", _text(Path("/proc/cpuinfo")))
+    found = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    gpus = [name for path in found for name in re.findall(r"(?m)^Model:\s*(.*)$", _text(path))]
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": gpus,
+    }
+
+
+def _text(path: Path) -> str:
+    """Of a file that a machine may not have."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _git_commit() -> str:

@@ -16,21 +16,39 @@ import pytest
 import tensorflow as tf
 
 from binaries import report
-from binaries.report import choose_videos, curve, differences, find, group, iqm, read, speed_rows, write
+from binaries.report import (
+    choose_videos,
+    curve,
+    differences,
+    figure,
+    find,
+    group,
+    iqm,
+    place_rows,
+    read,
+    score_rows,
+    speed_rows,
+    summary,
+    write,
+)
 from pipeline.types import UserError
 from tests.binaries.programs import run as run_program
+
+HARDWARE = {"processor": "Epyc", "cores": 2, "memory_gib": 7.8, "gpus": ["H100", "H100"]}
 
 
 def make_run(folder: Path, seed: int, score: float | None, **settings: Any) -> Path:
     """A run's folder as `train` leaves it, with evaluations that rise to `score`; None: it has only begun."""
     folder.mkdir(parents=True)
     values = {"Experiment.environment": "'CartPole-v1'", "Experiment.seed": str(seed), **settings}
-    record = {
+    record: dict[str, Any] = {
         "settings": values,
         "flags": {"hparams": "dqn_cartpole"},
         "versions": {"numpy": "1.26.4"},
         "git_commit": "a1",
     }
+    record["sessions"] = [{"started": f"2026-11-2{day}T14:13:33+00:00", "hardware": HARDWARE} for day in (7, 8)]
+    (folder / "progress.json").write_text('{"wall_seconds": 3700.4}')
     (folder / "run.json").write_text(json.dumps(record))
     lines = [f"# Parameters:\n{name} = {value}" for name, value in values.items()]
     (folder / "operative_config.gin").write_text("\n".join([*lines, "MLP.hidden_sizes = \\\n    (256,\n     256)", ""]))
@@ -102,6 +120,60 @@ def test_one_run_gives_no_interval() -> None:
     assert iqm(np.full(4, 3.0)) == (3.0, 3.0, 3.0)
 
 
+def test_few_runs_have_their_range_for_a_band() -> None:
+    assert iqm(np.array([1.0, 2.0, 6.0])) == (3.0, 1.0, 6.0)
+    five = iqm(np.array([1.0, 2.0, 3.0, 4.0, 100.0]))
+    assert five.low > 1.0
+    assert five.high < 100.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "sentence"),
+    [
+        ([7.0], "7.0 of one run, which tells nothing of other seeds"),
+        ([7.0, 8.0, 12.0], "mean 9.0 of 3 runs (7.0, 8.0, 12.0), too few for an interval"),
+        (
+            [1.0, 2.0, 3.0, 4.0, 5.0],
+            r"IQM 3.0, 95% interval \[1.\d, 4.\d\] \(bootstrap over 5 runs\); mean 3.0 \+- 1.6 \(standard deviation"
+            r" over runs\)",
+        ),
+    ],
+)
+def test_a_score_claims_what_so_many_runs_can_tell(scores: list[float], sentence: str, tmp_path: Path) -> None:
+    for seed, score in enumerate(scores):
+        make_run(tmp_path / f"run_{seed}", seed, score)
+    (one,) = groups_of(tmp_path)
+    assert summary(one) == sentence or re.fullmatch(sentence, summary(one))
+
+
+def test_a_test_of_one_episode_has_no_spread(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 0, 7.0)
+    (folder / "results.jsonl").write_text(json.dumps({**line("test", 1_000, 7.0), "episodes": 1}) + "\n")
+    ((_, _, _, returned, episodes, _),) = score_rows(groups_of(folder)[0])
+    assert (returned, episodes) == ("7.0", "1")
+
+
+@pytest.mark.parametrize("steps", [(4_992, 5_000, 5_008), (8_545, 8_000, 8_100), (1_000, 1_000, 1_000)])
+def test_single_evaluations_at_slightly_different_steps_are_aggregated(steps: tuple[int, ...]) -> None:
+    found = curve([[(step, 1.0 + place)] for place, step in enumerate(steps)])
+    assert found is not None
+    assert min(steps) <= found[0] <= max(steps)
+    assert (found[1].mean, found[1].low, found[1].high) == (2.0, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("steps", [[500], [490, 510], [100, 900], []])
+def test_every_group_is_in_the_legend(steps: list[int], tmp_path: Path) -> None:
+    make_run(tmp_path / "run", 0, 7.0)
+    for seed, step in enumerate(steps or [0]):
+        folder = make_run(tmp_path / f"few_{seed}", seed, 7.0 if steps else None, **{"DQN.n_step": "3"})
+        if steps:
+            (folder / "results.jsonl").write_text(json.dumps(line("eval", step, 7.0)) + "\n")
+    axes = figure(groups_of(tmp_path)).axes[0]
+    named = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert sorted(named) == ["dqn_cartpole", "dqn_cartpole (DQN.n_step=3)"]
+    assert len(axes.containers) == (steps not in ([100, 900], [])), "A group's single point is drawn with its bounds."
+
+
 def test_curves_are_put_on_common_steps() -> None:
     found = curve([[(0, 0.0), (10, 10.0)], [(2, 4.0), (12, 24.0)], []])
     assert found is not None
@@ -122,6 +194,66 @@ def test_runs_that_differ_in_their_seed_only_are_one_group(tmp_path: Path) -> No
     # The last test counts.
     assert together.scores == [100.0, 200.0, 1000.0]
     assert differences([small, together]) == [["DQN.batch_size", "32", "-"]]
+
+
+@pytest.mark.parametrize(
+    ("setting", "values"),
+    [
+        ("DQN.learning_rate", ["0.0001", "0.001", "0.01", "1.0"]),
+        ("Experiment.lanes", ["8", "16", "128"]),
+        ("MLP.hidden_sizes", ["(64,)", "(64, 64)", "(128, 128)", "(1024,)"]),
+        ("DQN.memory", ["'prioritized'", "'uniform'"]),
+        ("DQN.learning_rate", ["-1e-05", "9e-05", "0.0001", "@Linear()"]),
+    ],
+)
+def test_groups_are_sorted_by_settings_as_numbers(setting: str, values: list[str], tmp_path: Path) -> None:
+    for place, value in enumerate(sorted(values)[::-1]):
+        make_run(tmp_path / f"{place}", 0, 1.0, **{setting: value})
+    assert [one.runs[0].settings[setting] for one in groups_of(tmp_path)] == values
+    assert [row[0] for row in place_rows(groups_of(tmp_path))] == [
+        f"dqn_cartpole ({setting}={value})" for value in values
+    ]
+
+
+def test_a_default_has_its_place_among_the_settings(tmp_path: Path) -> None:
+    for lanes in ("4", "128"):
+        make_run(tmp_path / lanes, 0, 1.0, **{"Experiment.lanes": lanes})
+    default = make_run(tmp_path / "default", 0, 1.0)
+    with (default / "operative_config.gin").open("a") as config:
+        config.write("Experiment.lanes = 8\n")
+    assert [one.runs[0].folder.name for one in groups_of(tmp_path)] == ["4", "default", "128"]
+
+
+def test_a_run_says_when_and_on_what_it_ran(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 0, 1.0)
+    hardware = "Epyc, 2 cores, 7.8 GiB, 2 x H100"
+    row = ["dqn_cartpole", "0", "2026-11-27 14:13 UTC", "1:01:40", hardware]
+    assert place_rows(groups_of(folder)) == [row]
+    assert f"| {' | '.join(row)} |" in write([folder], folder)
+    assert hardware in Texts((folder / "report.html").read_text()).text
+    # Of one that an older version left, nothing is claimed.
+    record = json.loads((folder / "run.json").read_text())
+    del record["sessions"]
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "progress.json").write_text("{}")
+    assert place_rows(groups_of(folder)) == [["dqn_cartpole", "0", "-", "-", "-"]]
+
+
+def test_a_phone_shows_charts_and_rows_that_can_be_read(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 0, 1.0)
+    write([folder], folder)
+    page = (folder / "report.html").read_text()
+    room = 360 - 2 * 16
+    charts = re.findall(r"(?s)<svg.*?</svg>", page)
+    assert len(charts) == 2
+    for chart in charts:
+        (width,) = re.findall(r'viewBox="0 0 ([\d.]+)', chart)
+        sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", chart)]
+        assert min(sizes) * room / float(width) > 9.0
+    # A row is a block there, and each of its cells says what it is.
+    assert "@media (max-width: 40rem)" in page
+    for table in re.findall(r'(?s)<table class="rows">.*?</table>', page):
+        assert table.count("<td") == table.count("<td data-name=") > 0
 
 
 def test_a_run_is_read_as_it_stands_there(tmp_path: Path) -> None:
@@ -165,14 +297,21 @@ def test_the_report_of_several_runs(tmp_path: Path) -> None:
     text = write([tmp_path / "runs"], tmp_path / "to")
     assert (tmp_path / "to/report.md").read_text() == text
     assert "| 1 | 1,000 | 500 | 101.0 +- 1.5 | 100 | greedy, seed 2000000 |" in text
-    assert "IQM 101.0 [100.0, 102.0], mean 101.0 +- 0.8, over 3 runs." in text
+    assert "Mean 101.0 of 3 runs (100.0, 101.0, 102.0), too few for an interval." in text
     assert "| dqn_cartpole | 1,391 | 696 |" in text
     assert (tmp_path / "to/curve.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "to/report.html").read_text()
     shown = Texts(page)
-    for expected in ("100.0 ± 1.5", "102.0 ± 1.5", "IQM 101.0 [100.0, 102.0]", "MLP.hidden_sizes", "numpy 1.26.4"):
+    for expected in (
+        "100.0 ± 1.5",
+        "102.0 ± 1.5",
+        "mean 101.0 of 3 runs",
+        "± over episodes",
+        "MLP.hidden_sizes",
+        "numpy 1.26.4",
+    ):
         assert expected in shown.text
-    assert shown.tags.count("svg") == 1
+    assert shown.tags.count("svg") == 2
     assert "What differs" not in shown.text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.metadata
 import json
 import os
@@ -201,3 +202,49 @@ def test_a_fault_that_there_is_no_room_for_is_written_later(folder: RunFolder) -
         ("learner", "could not write"),
         ("actor_1", "killed by SIGKILL"),
     ]
+
+
+def test_every_session_is_recorded_with_its_beginning_and_hardware_and_their_time_adds_up(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    first = RunFolder(str(tmp_path / "run"), settings())
+    first.write({}, "", {})
+    first.write_progress({"env_steps": 1.0})
+    progress = tmp_path / "run/progress.json"
+    assert json.loads(progress.read_text())["wall_seconds"] >= 0
+    progress.write_text('{"env_steps": 1.0, "wall_seconds": 1000.0}')
+    again = RunFolder(str(tmp_path / "run"), settings())
+    again.write({}, "", {})
+    again.write_progress({"env_steps": 2.0})
+    now = json.loads(progress.read_text())
+    assert now["env_steps"] == 2.0
+    assert 1_000 <= now["wall_seconds"] < 2_000
+    sessions = json.loads((tmp_path / "run/run.json").read_text())["sessions"]
+    assert len(sessions) == 2
+    for session in sessions:
+        begun = datetime.datetime.fromisoformat(session["started"])
+        assert datetime.timedelta() <= datetime.datetime.now(datetime.UTC) - begun < datetime.timedelta(hours=1)
+        assert session["hardware"]["processor"]
+        assert session["hardware"]["cores"] == len(os.sched_getaffinity(0))
+        assert session["hardware"]["memory_gib"] > 0
+
+
+def test_an_evaluation_counts_for_the_time_of_a_run(folder: RunFolder) -> None:
+    folder.append_result(kind="eval", env_steps=1)
+    assert not (folder.path / "progress.json").exists(), "There is nothing to say of its progress yet."
+    folder.write_progress({"env_steps": 1.0})
+    (folder.path / "progress.json").unlink()
+    folder.append_result(kind="test", env_steps=1)
+    assert set(json.loads((folder.path / "progress.json").read_text())) == {"env_steps", "wall_seconds"}
+
+
+def test_a_run_of_an_older_version_goes_on_without_a_time(folder: RunFolder) -> None:
+    path = folder.path / "run.json"
+    record = json.loads(path.read_text())
+    del record["sessions"]
+    path.write_text(json.dumps(record))
+    again = RunFolder(str(folder.path), settings())
+    again.write({}, "", {})
+    again.write_progress({"env_steps": 1.0})
+    assert json.loads((folder.path / "progress.json").read_text()) == {"env_steps": 1.0}
+    first, second = json.loads(path.read_text())["sessions"]
+    assert (first, set(second)) == ({}, {"started", "hardware"})

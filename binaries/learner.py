@@ -403,6 +403,9 @@ def main(argv: list[str]) -> int:
     settings.apply(command.settings)
     watchdog = serving.Watchdog("The learner", experiment.startup_timeout)
     together = watchdog.during(f"waits for the other learners that {VARIABLE} names", OTHERS)
+    if learners() > 1:
+        # TensorFlow waits for them with Python's lock held, and hears SIGINT alone: SIGTERM it takes for itself.
+        stop.end_at_once()
     with together if learners() > 1 else contextlib.nullcontext():
         plan = Plan(command.flags["sys"], command.flags["tpu"], acts=False)
         learner = plan.learner()

@@ -51,6 +51,11 @@ class Stop:
         for number in ASKING:
             signal.signal(number, self._on_signal)
 
+    def end_at_once(self) -> None:
+        """Until `listen` a signal ends the process: for calls that keep Python's lock, so that no thread hears one."""
+        for number in ASKING:
+            signal.signal(number, signal.SIG_DFL)
+
     def __call__(self) -> bool:
         return self._asked
 

@@ -41,10 +41,13 @@ import ctypes, sys
 from binaries.signals import Stop, leave
 stop = Stop()
 stop.watch(leave("The program") if sys.argv[1] == "leaves" else lambda: None)
+if sys.argv[1] == "locks":
+    stop.end_at_once()
 print("hangs", flush=True)
 mutex = ctypes.create_string_buffer(64)
-ctypes.CDLL(None).pthread_mutex_lock(mutex)
-ctypes.CDLL(None).pthread_mutex_lock(mutex)  # its own: no signal ends this call
+library = (ctypes.PyDLL if sys.argv[1] == "locks" else ctypes.CDLL)(None)
+library.pthread_mutex_lock(mutex)
+library.pthread_mutex_lock(mutex)  # its own: no signal ends this call
 """
 FORKING = """
 import os, signal, threading
@@ -77,6 +80,12 @@ def test_a_signal_ends_a_program_whose_call_does_not_come_back(number: signal.Si
         program.send_signal(number)
         assert program.communicate(timeout=10) == ("The program: stopped.\n", None)
         assert program.returncode == STOPPED
+
+
+def test_a_signal_ends_a_program_whose_call_keeps_pythons_lock() -> None:
+    with hanging("locks") as program:
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(10) == -signal.SIGTERM
 
 
 def test_the_second_signal_ends_one_that_has_something_to_save() -> None:

@@ -17,7 +17,7 @@ from binaries import console, copies, flags, network, report, settings, workers
 from binaries.evaluation import evaluation_line, record, result_line
 from binaries.experiment import Parts, Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RESULTS, RunFolder, finished_line, is_finished
-from binaries.signals import Stop
+from binaries.signals import Stop, leave
 from binaries.tally import ACTORS
 from pipeline.envs.recorder import Videos
 from pipeline.types import Nest, RunError, UserError
@@ -111,6 +111,8 @@ class Run:
         from agents.learner import NoDataError
 
         stop = self._stop
+        # From here on there is something to save.
+        stop.leave = None
         self._agent.learner.stop = stop
         experiment, agent, environment = self._experiment, self._agent, self._parts.environment
         self._logged = (time.monotonic(), self._steps, agent.learner.updates)
@@ -175,7 +177,11 @@ class Run:
         # Nobody needs the others any more.
         for held in (self._parts.environment, *self._parts.evaluators.values()):
             held.close()
-        played = {kind: tester.run(self._steps) for kind, tester in self._parts.testers.items()}
+        self._stop.leave = leave("train")
+        try:
+            played = {kind: tester.run(self._steps) for kind, tester in self._parts.testers.items()}
+        finally:
+            self._stop.leave = None
         for kind, returns in played.items():
             tester = self._parts.testers[kind]
             self._report(kind, returns, tester.cut)
@@ -449,6 +455,7 @@ def main(argv: list[str]) -> int:
         return 0
     profile = Profile(command.flags["profile"], folder.path / "train") if command.flags["profile"] else None
     reach = network.separate(command.flags, window)
+    stop.watch(leave("train"))
     log = console.NativeLog()
     import tensorflow as tf
 

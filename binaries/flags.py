@@ -19,7 +19,7 @@ from configs import registry as configs
 from pipeline import index
 from pipeline.envs.block import close
 from pipeline.envs.environment import action_kind
-from pipeline.envs.make import make
+from pipeline.envs.make import check_begins, make
 from pipeline.types import RunError, UserError
 
 FLAGS = flags.FLAGS
@@ -208,7 +208,10 @@ def _check_experiment(experiment: Experiment) -> None:
         )
     environment = make(experiment.environment, wrappers=experiment.wrappers)
     kind = action_kind(environment.action_spec)
-    close(environment)
+    try:
+        check_begins(environment)
+    finally:
+        close(environment)
     if kind not in served:
         raise UserError(
             f"Algorithm '{experiment.algo}' serves {' and '.join(served)} actions, and those of"

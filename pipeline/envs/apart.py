@@ -50,10 +50,13 @@ class Apart(Environment):
             raise
 
     def _begin(self, seed: int | None) -> Nest:
-        return self._ask("_begin", seed)
+        return self._ask("reset", seed)
 
     def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
-        return self._ask("_advance", action)
+        return self._ask("step", action)
+
+    def _read(self, state: Nest, /) -> Nest:
+        return state  # read there
 
     def own_observation(self) -> Nest:
         return self._ask("own_observation")

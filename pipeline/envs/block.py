@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -13,6 +12,7 @@ import tree
 
 from pipeline.envs.environment import Done, Environment
 from pipeline.envs.guard import guarded
+from pipeline.envs.notices import say_once
 from pipeline.types import Nest, UserError
 from pipeline.waiting import Stopped
 
@@ -197,6 +197,9 @@ class Alone(Environment):
         state, reward, done = self._block.step(actions)
         return tree.map_structure(lambda leaf: leaf[0], state), float(reward[0]), Done(int(done[0]))
 
+    def _read(self, state: Nest, /) -> Nest:
+        return state  # a block's arrays are nobody's
+
     def render(self) -> np.ndarray:
         return self._block.render()
 
@@ -220,13 +223,7 @@ def close(held: Closable) -> None:
         with guarded():
             held.close()
     except Exception as error:
-        _warn(f"WARNING: an environment could not be closed ({told(error)}).")
-
-
-@functools.cache
-def _warn(line: str) -> None:
-    """Prints a line once: a hundred environments may have the same to say."""
-    print(line, flush=True)
+        say_once(f"an environment could not be closed ({told(error)}).")
 
 
 def told(error: BaseException) -> str:

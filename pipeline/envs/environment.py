@@ -14,6 +14,7 @@ import tree
 
 from pipeline.envs.guard import failure, guarded
 from pipeline.envs.own import as_it_is
+from pipeline.envs.states import Place, Read, reader
 from pipeline.types import Nest, UserError
 
 
@@ -41,12 +42,15 @@ class Environment(abc.ABC):
     frame_rate: float = 30.0
     """pictures a second at which it looks natural"""
     _ended = True
+    _name = ""
+    """for messages; '': the class's"""
+    _reader: Read | None = None
 
     def reset(self, seed: int | None = None) -> Nest:
         """Starts an episode and returns its first state; with `seed`, all randomness starts anew."""
         self._ended = False
         try:
-            return self._begin(seed)
+            return self._read(self._begin(seed))
         except Exception:
             raise
         except BaseException as error:
@@ -58,6 +62,7 @@ class Environment(abc.ABC):
             return self.reset(), 0.0, Done.NO
         try:
             state, reward, done = self._advance(action)
+            state, reward = self._read(state), reward if type(reward) is float else self._number(reward)
         except Exception:
             raise
         except BaseException as error:
@@ -79,7 +84,7 @@ class Environment(abc.ABC):
 
     def state(self) -> bytes | None:
         """All that its next steps depend on; None where that cannot be had."""
-        return pickled(vars(self))
+        return pickled({name: value for name, value in vars(self).items() if name != "_reader"})
 
     def restore(self, state: bytes) -> None:
         """Goes on from `state`, which a like environment gave."""
@@ -93,8 +98,24 @@ class Environment(abc.ABC):
         """Starts an episode."""
 
     @abc.abstractmethod
-    def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
+    def _advance(self, action: Nest) -> tuple[Nest, Any, Done]:
         """Takes one step inside an episode."""
+
+    def _read(self, state: Nest, /) -> Nest:
+        """What `_begin` or `_advance` gave, as arrays of the specs' kinds that are nobody else's; raises StateError."""
+        if self._reader is None:
+            self._reader = reader(self.observation_spec, Place(self._name or type(self).__name__))
+        return self._reader(state)
+
+    def _number(self, reward: Any) -> float:
+        """A reward as a float; raises UserError where it is not one number."""
+        try:
+            return float(reward.item() if isinstance(reward, np.ndarray) else reward)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"'{self._name or type(self).__name__}' gives the reward {reward}: it must be one number, as"
+                " mo_gymnasium's LinearReward makes of several."
+            ) from error
 
 
 def pickled(parts: Any) -> bytes | None:

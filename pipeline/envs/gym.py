@@ -12,17 +12,17 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import dm_env.specs as specs
 import numpy as np
 
 from pipeline import index
 from pipeline.envs.environment import Done, Environment, pickled
 from pipeline.envs.extras import need
 from pipeline.envs.guard import Quit, guarded
-from pipeline.envs.own import Own
 from pipeline.envs.registry import ENVIRONMENTS
+from pipeline.envs.spaces import actions, states
+from pipeline.envs.states import Place
 from pipeline.types import Nest, UserError
 
 LIBRARIES = ("gym", "gymnasium")
@@ -34,7 +34,6 @@ DEFAULT_OPTIONS = {
 }
 EXTRAS = {"ale_py": "atari", "Box2D": "box2d", "mujoco": "mujoco"}
 """of ./setup.sh, by the package that it installs"""
-NARROW = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32, np.dtype(np.uint64): np.uint32}
 
 # A member of an enum costs ten times as much to look up in its class.
 NO, TERMINATED, TRUNCATED = Done
@@ -173,8 +172,8 @@ def _newest(environment_id: str) -> str:
 class GymAdapter(Environment):
     """An environment of gym or gymnasium that was made, with either's reset and step.
 
-    States have the specs' dtypes; actions of a Box are clipped to its bounds. Where a Discrete or MultiDiscrete does
-    not start at 0, states and actions do here.
+    States have the specs' dtypes; actions of a Box of reals are clipped to its bounds. States and actions that are
+    Discrete or MultiDiscrete start at 0 here, and so do actions of a Box of integers.
     """
 
     def __init__(self, name: str, environment: Any, make: Callable[[], Any], render_mode: str | None = None):
@@ -184,9 +183,8 @@ class GymAdapter(Environment):
         # A used world of Box2D never gets quite as new, so that a seed would not do the same to it again.
         self._make = make if type(getattr(environment.unwrapped, "world", None)).__name__ == "b2World" else None
         self._used = False
-        states, actions = _translate(environment.observation_space), _translate(environment.action_space)
-        self.observation_spec, self._read, self._own_observation = states.spec, states.read, states.own
-        self.action_spec, self._write, self._own_action = actions.spec, actions.write, actions.own
+        self.observation_spec, self._own_observation, self._read = states(environment.observation_space, Place(name))
+        self.action_spec, self._own_action, self._write = actions(environment.action_space, name)
         # Environments older than gym 0.22 have a method for it.
         self._seeded_by_reset = takes(environment.unwrapped.reset, "seed")
         metadata = environment.metadata
@@ -220,7 +218,7 @@ class GymAdapter(Environment):
             self._environment.render()
         # (state, info); a state may be a pair too.
         informed = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
-        return self._read(result[0] if informed else result)
+        return result[0] if informed else result
 
     def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
         result = self._environment.step(self._write(action))
@@ -232,7 +230,7 @@ class GymAdapter(Environment):
             state, reward, ended, info = result
             truncated = ended and info.get("TimeLimit.truncated", False)
             terminated = ended and not truncated
-        return self._read(state), float(reward), TERMINATED if terminated else TRUNCATED if truncated else NO
+        return state, reward, TERMINATED if terminated else TRUNCATED if truncated else NO
 
     def own_observation(self) -> Nest:
         return self._own_observation
@@ -296,84 +294,3 @@ def takes(function: Callable[..., Any], parameter: str) -> bool:
     """Whether `function` takes a keyword argument of that name."""
     parameters = inspect.signature(function).parameters.values()
     return any(p.name == parameter or p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-class Translation(NamedTuple):
-    """How a space's values become ours and ours become its."""
-
-    spec: Nest
-    own: Nest
-    """an `Own` for each array of `spec`"""
-    read: Callable[[Any], Nest]
-    """a state of the space -> arrays as `spec` has them"""
-    write: Callable[[Nest], Any]
-    """an action as `spec` has it -> one of the space"""
-
-
-def _array(spec: specs.Array, own: Own) -> Translation:
-    """The translation of a space of one array."""
-    return Translation(spec, own, own.to_ours(spec.dtype), own.to_own())
-
-
-def _translate(space: Any) -> Translation:
-    for cls in type(space).__mro__:
-        if cls.__name__ in KINDS:
-            return KINDS[cls.__name__](space)
-    *others, last = KINDS
-    raise UserError(f"Spaces of kind {type(space).__name__} are not supported; use {', '.join(others)} or {last}.")
-
-
-def _discrete(space: Any) -> Translation:
-    own = Own(np.dtype(space.dtype), int(getattr(space, "start", 0)))
-    whole = _array(specs.DiscreteArray(int(space.n), np.int32), own)
-    return whole._replace(write=lambda action: int(action) + own.offset)
-
-
-def _multi_discrete(space: Any) -> Translation:
-    start = np.asarray(getattr(space, "start", np.zeros_like(space.nvec)), space.dtype)
-    spec = specs.BoundedArray(space.nvec.shape, np.int32, 0, space.nvec - 1)
-    return _array(spec, Own(np.dtype(space.dtype), start))
-
-
-def _multi_binary(space: Any) -> Translation:
-    return _array(specs.BoundedArray(space.shape, np.int32, 0, 1), Own(np.dtype(space.dtype)))
-
-
-def _box(space: Any) -> Translation:
-    low, high = space.low, space.high
-    dtype = np.dtype(NARROW.get(space.dtype, space.dtype))
-    if np.issubdtype(dtype, np.integer):
-        low, high = np.clip((low, high), np.iinfo(dtype).min, np.iinfo(dtype).max)
-    with np.errstate(over="ignore"):  # float64's largest numbers become infinite
-        spec = specs.BoundedArray(space.shape, dtype, low, high)
-    return _array(spec, Own(np.dtype(space.dtype), 0, space.low, space.high))
-
-
-def _dict(space: Any) -> Translation:
-    parts = {name: _translate(part) for name, part in space.spaces.items()}
-    return Translation(
-        {name: part.spec for name, part in parts.items()},
-        {name: part.own for name, part in parts.items()},
-        lambda state: {name: part.read(state[name]) for name, part in parts.items()},
-        lambda action: {name: part.write(action[name]) for name, part in parts.items()},
-    )
-
-
-def _tuple(space: Any) -> Translation:
-    parts = [_translate(part) for part in space.spaces]
-    return Translation(
-        tuple(part.spec for part in parts),
-        tuple(part.own for part in parts),
-        lambda state: tuple(part.read(own) for part, own in zip(parts, state, strict=True)),
-        lambda action: tuple(part.write(own) for part, own in zip(parts, action, strict=True)),
-    )
-
-
-KINDS: dict[str, Callable[[Any], Translation]] = {
-    "Discrete": _discrete,
-    "MultiDiscrete": _multi_discrete,
-    "MultiBinary": _multi_binary,
-    "Box": _box,
-    "Dict": _dict,
-    "Tuple": _tuple,
-}

@@ -13,7 +13,7 @@ from pipeline.envs.block import Block, close
 from pipeline.envs.crashes import Crashes
 from pipeline.envs.environment import Done
 from pipeline.envs.guard import failure
-from pipeline.types import Nest
+from pipeline.types import Nest, UserError
 from pipeline.waiting import Stopped
 
 
@@ -35,6 +35,7 @@ class Lanes:
         self._state: Nest = None
         """[E, ...], what each lane stands at"""
         self._done = np.zeros(len(block), np.int8)
+        self._has_stepped = False
         self.observation_spec = block.observation_spec
         self.action_spec = block.action_spec
 
@@ -61,10 +62,12 @@ class Lanes:
             return self._state, np.zeros(len(self), np.float32), self._done
         if self._crashes is None:
             result = self._block.step(actions, waiting)
+            self._find_not_finite(*result[:2])
             if self._block.failures:
                 raise next(iter(self._block.failures.values()))
         else:
             result = self._guarded(self._crashes, actions, waiting)
+        self._has_stepped = True
         if waiting is not None:
             result = self._instead(result, waiting, self._done)
         self._state, _, self._done = result
@@ -86,6 +89,8 @@ class Lanes:
                     raise
                 self._block.failures[0] = failure(error)
                 state = None
+            else:
+                self._find_not_finite(state, np.zeros(len(self), np.float32))
             if not self._block.failures:
                 return state
             if self._crashes is None:
@@ -103,34 +108,49 @@ class Lanes:
             except BaseException as error:
                 failures[0] = failure(error)
                 result = None
-        if result is not None and not _is_finite(*result[:2]):
-            states, rewards, _ = result
-            for lane in range(len(self)):
-                if not _is_finite(tree.map_structure(lambda leaf, n=lane: leaf[n], states), rewards[lane]):
-                    failures.setdefault(lane, ValueError("its state or reward is not finite"))
+        if result is not None:
+            self._find_not_finite(*result[:2])
         if not failures:
             return result
         lost = np.zeros(len(self), bool)
         lost[self._renew(crashes)] = True
         if result is None:
             while not lost.all():
-                lost[self._block.renew(int(np.flatnonzero(~lost)[0]))] = True
+                lost[[*self._anew(int(np.flatnonzero(~lost)[0])), *self._renew(crashes)]] = True
             result = (self._state, np.zeros(len(self), np.float32), self._done)
         return self._instead(result, lost, np.full(len(self), Done.TRUNCATED, np.int8))
 
+    def _find_not_finite(self, states: Nest, rewards: np.ndarray) -> None:
+        """Adds the lanes whose state or reward is not finite to the failures."""
+        if _is_finite(states, rewards):
+            return
+        for lane in range(len(self)):
+            if not _is_finite(tree.map_structure(lambda leaf, n=lane: leaf[n], states), rewards[lane]):
+                self._block.failures.setdefault(lane, ValueError("its state or reward is not finite"))
+
     def _renew(self, crashes: Crashes) -> list[int]:
-        """Counts the failures and makes the environments anew; returns the lanes that begin with their next step."""
+        """Counts the failures and makes the environments anew; returns the lanes that begin with their next step.
+
+        A UserError counts only where a step was taken: before, somebody has to mend something.
+        """
         lost: list[int] = []
         failures = self._block.failures
         while failures:
             lane = min(failures)
-            # One that cannot be made anew fails once more, until that is once too often.
-            crashes.note(failures.pop(lane), lane)
-            try:
-                lost += self._block.renew(lane)
-            except BaseException as error:
-                failures[lane] = failure(error)
+            failed = failures.pop(lane)
+            if isinstance(failed, UserError) and not self._has_stepped:
+                raise failed
+            crashes.note(failed, lane)
+            lost += self._anew(lane)
         return lost
+
+    def _anew(self, lane: int) -> Sequence[int]:
+        """Makes the environment of `lane` anew, as `Block.renew`; one that cannot be made fails once more."""
+        try:
+            return self._block.renew(lane)
+        except BaseException as error:
+            self._block.failures[lane] = failure(error)
+            return []
 
     def _instead(self, result: Any, lanes: np.ndarray, done: np.ndarray) -> Any:
         """`result` with the state before, no reward and `done` in `lanes` [E] bool."""

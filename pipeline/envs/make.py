@@ -8,15 +8,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gin
+import tree
 
 from pipeline.envs.block import Alone, Block, InProcess
+from pipeline.envs.choices import check_choices
 from pipeline.envs.environment import Environment
 from pipeline.envs.guard import Quit, guarded
 from pipeline.envs.named import is_class
+from pipeline.envs.own import narrow
 from pipeline.envs.processes import Processes
 from pipeline.envs.registry import ENVIRONMENTS
 from pipeline.envs.wrappers.registry import WRAPPERS
-from pipeline.types import UserError
+from pipeline.types import RunError, UserError
 
 
 def make(name: str, render_mode: str | None = None, training: bool = True, wrappers: Sequence[str] = ()) -> Environment:
@@ -32,9 +35,24 @@ def make(name: str, render_mode: str | None = None, training: bool = True, wrapp
     """
     base, *around = _recipe(name, render_mode, training, wrappers)
     try:
-        return _assemble([part._replace(make=gin.get_configurable(part.make)) for part in (base, *around)])
+        environment = _assemble([part._replace(make=gin.get_configurable(part.make)) for part in (base, *around)])
     except Quit as error:
         raise UserError(f"Environment '{name}' cannot be made ({error}).") from error
+    _check_specs(environment, name)
+    return environment
+
+
+def check_begins(environment: Environment) -> None:
+    """Raises UserError where an environment's first state is not what its specs say.
+
+    What else goes wrong in it counts when the run begins.
+    """
+    try:
+        environment.reset(0)
+    except (UserError, RunError):
+        raise
+    except Exception:
+        return
 
 
 def maker(name: str, training: bool = True, wrappers: Sequence[str] = ()) -> Callable[[], Environment]:
@@ -70,6 +88,17 @@ def make_block(
 def has_held_out(name: str) -> bool:
     """Whether the world of `name` tells what is trained on from what is held out for evaluation."""
     return getattr(_resolve(name)[0], "held_out", False)
+
+
+def _check_specs(environment: Environment, name: str) -> None:
+    """Raises UserError where specs of a class of one's own hold what rows cannot, or agents do not choose."""
+    for path, leaf in tree.flatten_with_path(environment.observation_spec):
+        if leaf.dtype != narrow(leaf.dtype) or leaf.dtype.kind not in "biuf":
+            within = "".join(f"[{part!r}]" for part in path)
+            raise UserError(
+                f"'{name}' has the observation_spec{within} {leaf}: use np.float32, or integers of at most 32 bits."
+            )
+    check_choices(environment.action_spec, name)
 
 
 class _Part(NamedTuple):

@@ -14,7 +14,8 @@ import numpy as np
 class Own:
     """One array: the environment's own is ours between `low` and `high`, plus `offset`, as `dtype`.
 
-    Adapters translate by it here, and an exported policy in TensorFlow (binaries/export.py).
+    Adapters translate by it here (states: pipeline/envs/states.py), and an exported policy in TensorFlow
+    (binaries/export.py).
     """
 
     dtype: np.dtype
@@ -24,18 +25,13 @@ class Own:
     """the bounds that reals are clipped to; None: there are none"""
     high: Any = None
 
-    def to_ours(self, dtype: Any) -> Callable[[Any], np.ndarray]:
-        """What makes an array as agents meet it, of `dtype`, from the environment's own."""
-        offset = self.offset
-        if np.any(offset):
-            return lambda own: np.asarray(np.subtract(own, offset), dtype)
-        return lambda own: np.asarray(own, dtype)
-
     def to_own(self) -> Callable[[Any], np.ndarray]:
         """What makes the environment's own array from ours."""
         dtype, offset, low, high = self.dtype, self.offset, self.low, self.high
         if np.any(offset):
-            return lambda ours: np.asarray(np.add(ours, offset), dtype)
+            # Integers of `dtype` wrap on the way where they must, and are right at its end.
+            offset = np.asarray(offset).astype(dtype)
+            return lambda ours: np.asarray(np.add(np.asarray(ours).astype(dtype), offset))
         if low is None:
             return lambda ours: np.asarray(ours, dtype)
         # np.clip takes twice the time.
@@ -47,3 +43,12 @@ def as_it_is(spec: specs.Array) -> Own:
     if isinstance(spec, specs.BoundedArray) and np.issubdtype(spec.dtype, np.floating):
         return Own(spec.dtype, 0, spec.minimum, spec.maximum)
     return Own(spec.dtype)
+
+
+def narrow(dtype: Any) -> np.dtype:
+    """What agents meet for an environment's `dtype`: reals are f32, and integers have at most 32 bits."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        return np.dtype(np.float32)
+    wide = dtype.kind in "iu" and dtype.itemsize > 4
+    return np.dtype(f"{dtype.kind}4") if wide else dtype

@@ -21,7 +21,8 @@ import tree
 from pipeline.envs.block import Block, InProcess, Result, close
 from pipeline.envs.crashes import Hang
 from pipeline.envs.environment import Environment
-from pipeline.types import Nest, RunError
+from pipeline.envs.notices import keep_quiet_of, said
+from pipeline.types import Nest, RunError, UserError
 
 START_S = 300.0
 """that a new process may take to make its environments"""
@@ -108,12 +109,14 @@ class Processes(Block):
         self.failures = {}
         self._timeout = timeout
         parts = (self.observation_spec, self.action_spec, len(makers))
+        known = said()
         context = multiprocessing.get_context("spawn")
         memory = context.RawArray("b", _Shared.size(*parts))
         self._shared = _Shared(memory, *parts)
         bounds = np.linspace(0, len(makers), min(processes, len(makers)) + 1).astype(int).tolist()
         self._workers = [
-            _Worker(context, makers[begin:end], (memory, *parts), begin) for begin, end in itertools.pairwise(bounds)
+            _Worker(context, makers[begin:end], (memory, *parts, known), begin)
+            for begin, end in itertools.pairwise(bounds)
         ]
         self._await_start(self._workers)
 
@@ -192,8 +195,8 @@ class Processes(Block):
                     except (EOFError, OSError):
                         self._lose(worker, "its process died", CLOSE_S)
                     else:
-                        for lane, (said, its_traceback) in failures.items():
-                            self.failures[worker.lanes.start + lane] = error = WorkerError(said)
+                        for lane, (kind, said, its_traceback) in failures.items():
+                            self.failures[worker.lanes.start + lane] = error = kind(said)
                             error.add_note(its_traceback)
         except Hang:  # the run's own alarm, in the main thread
             pass
@@ -213,9 +216,14 @@ def _serve(
     observation_spec: Nest,
     action_spec: Nest,
     lanes: int,
+    known: frozenset[str],
     begin: int,
 ) -> None:
-    """The life of a process: every message is answered by the failures since the one before, and a result."""
+    """The life of a process: every message is answered by the failures since the one before, and a result.
+
+    `known`: what a user was told of the environments already.
+    """
+    keep_quiet_of(known)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, who decides
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     shared = _Shared(memory, observation_spec, action_spec, lanes)
@@ -259,6 +267,9 @@ def _serve(
     block.close()
 
 
-def _told(error: Exception) -> tuple[str, str]:
-    """An error, and its traceback, as text: not every one can be pickled."""
-    return f"{type(error).__name__}: {error}".rstrip(": "), "".join(traceback.format_exception(error))
+def _told(error: Exception) -> tuple[type[Exception], str, str]:
+    """An error, as which kind and what it is told, and its traceback: not every one can be pickled."""
+    its_traceback = "".join(traceback.format_exception(error))
+    if isinstance(error, UserError):
+        return UserError, str(error), its_traceback
+    return WorkerError, f"{type(error).__name__}: {error}".rstrip(": "), its_traceback

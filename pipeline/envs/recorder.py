@@ -155,6 +155,9 @@ class Recorder(Environment):
             self._picture(last=bool(done))
         return state, reward, done
 
+    def _read(self, state: Nest, /) -> Nest:
+        return state  # read already
+
     def render(self) -> np.ndarray:
         return self._environment.render()
 

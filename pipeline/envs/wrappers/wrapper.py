@@ -30,6 +30,9 @@ class Wrapper(Environment):
     def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
         return self.environment.step(action)
 
+    def _read(self, state: Nest, /) -> Nest:
+        return state  # read already
+
     def own_observation(self) -> Nest:
         # States of another spec are the wrapper's making.
         same = self.observation_spec is self.environment.observation_spec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -232,7 +233,7 @@ def main(program: Callable[[list[str]], int]) -> NoReturn:
 
 
 def answer(program: Callable[[list[str]], int]) -> int:
-    """Runs `program(argv)` and returns its exit code: 2 and one sentence on stderr for UserError, 1 for RunError."""
+    """Runs `program(argv)` and returns its exit code, with a sentence for 2 (UserError), 1 (RunError), 130 (Ctrl-C)."""
     # gym needs pygame 2.1, which imports what setuptools warns about.
     warnings.filterwarnings("ignore", "pkg_resources is deprecated")
     program_name = Path(sys.argv[0]).stem
@@ -245,3 +246,7 @@ def answer(program: Callable[[list[str]], int]) -> int:
     except RunError as error:
         print(f"{program_name}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        # Before the program listens to signals, or where it never does.
+        print(f"{program_name}: stopped.", file=sys.stderr)
+        return 128 + signal.SIGINT

@@ -17,13 +17,15 @@ from binaries import console, copies, flags, network, report, settings, workers
 from binaries.evaluation import evaluation_line, record, result_line
 from binaries.experiment import Parts, Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RESULTS, RunFolder, finished_line, is_finished
-from binaries.signals import Stop, leave
+from binaries.signals import STOPPED, Stop, leave
 from binaries.tally import ACTORS
 from pipeline.envs.recorder import Videos
 from pipeline.types import Nest, RunError, UserError
 from pipeline.waiting import Stopped
 from servers.checkpoint import Checkpoints, Unit
 
+LEAVE_S = 20.0
+"""after a signal, for what is under way, such as an environment's step or a compilation; Kubernetes waits for 30"""
 SCORE = "score"
 """where the state of the best evaluation's unit has its mean return"""
 EVALUATED = "evaluated_steps"
@@ -58,6 +60,11 @@ class Run:
         self._folder = folder
         self._checkpoints = checkpoints
         self._stop = stop
+        stop.leave = self._leave
+        self._asked_at: float | None = None
+        """when `_leave` was first called"""
+        self._leave_s = LEAVE_S
+        self._saving = False
         begin = 0 if unit is None else unit.step
         folder.drop_results_after(begin)
         self._best = Checkpoints(folder.best, None, warn=print)
@@ -111,8 +118,6 @@ class Run:
         from agents.learner import NoDataError
 
         stop = self._stop
-        # From here on there is something to save.
-        stop.leave = None
         self._agent.learner.stop = stop
         experiment, agent, environment = self._experiment, self._agent, self._parts.environment
         self._logged = (time.monotonic(), self._steps, agent.learner.updates)
@@ -177,11 +182,9 @@ class Run:
         # Nobody needs the others any more.
         for held in (self._parts.environment, *self._parts.evaluators.values()):
             held.close()
-        self._stop.leave = leave("train")
-        try:
-            played = {kind: tester.run(self._steps) for kind, tester in self._parts.testers.items()}
-        finally:
-            self._stop.leave = None
+        # Nothing is left to be saved.
+        self._leave_s = 0.0
+        played = {kind: tester.run(self._steps) for kind, tester in self._parts.testers.items()}
         for kind, returns in played.items():
             tester = self._parts.testers[kind]
             self._report(kind, returns, tester.cut)
@@ -246,6 +249,20 @@ class Run:
         """Keeps what was best up to step `last`, and what will have been where a resumed run begins further back."""
         self._best.keep_between(min(self._checkpoints.steps(), default=last), last)
 
+    def _leave(self) -> None:
+        """From another thread, after a signal: says that it was heard, and ends what does not come back to hear it."""
+        now = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = now
+            self._progress.warn("Asked to stop: what is under way is finished and saved first.")
+        elif now - self._asked_at > self._leave_s and not self._saving:
+            self._progress.warn(
+                f"Stopped, and not saved: what was under way did not come back for {now - self._asked_at:.0f} s. The last"
+                " checkpoint stands, and the same command goes on from it."
+            )
+            self._parts.plan.close()
+            os._exit(STOPPED)
+
     def _save(self) -> None:
         """Writes everything that a resumed run needs as one unit."""
 
@@ -265,6 +282,7 @@ class Run:
             # What TensorBoard shows is as old as the newest checkpoint, or newer.
             self._summaries.flush()
 
+        self._saving = True
         try:
             state = {
                 **self._agent.actor.counters(),
@@ -279,6 +297,8 @@ class Run:
         except Exception as error:
             # A full disk is an OSError to Python only; TensorFlow and Reverb have errors of their own.
             self._unsaved(f"no checkpoint at {self._steps:,} steps ({error}); the one before stands", error)
+        finally:
+            self._saving = False
         self._saved = time.monotonic()
 
     def _flush(self) -> None:

@@ -152,6 +152,26 @@ def test_a_program_gets_its_arguments_as_they_are_where_the_person_stands(
     ]
 
 
+def test_a_link_to_run_runs_the_checkout_it_points_to(checkout: Path, tmp_path: Path) -> None:
+    shutil.copy(checkout / "uv.lock", checkout / ".venv/encore-lock")
+    (tmp_path / "link").symlink_to(checkout / "run")
+    (tmp_path / "to a link").symlink_to("link")
+    ended = call(tmp_path / "to a link", "binaries_program", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert told(checkout)[1] == f"PYTHONPATH={checkout}:{tmp_path}"
+
+
+def test_names_and_texts_are_utf_8_whatever_the_locale(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(checkout / "uv.lock", checkout / ".venv/encore-lock")
+    write_script(checkout / ".venv/bin/python", f"#!/usr/bin/env bash\nprintf %s $PYTHONUTF8 >{tmp_path}/utf8\n")
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    monkeypatch.setenv("LC_ALL", "C")
+    call(checkout / "run", "binaries_program")
+    assert (tmp_path / "utf8").read_text() == "1"
+
+
 def test_the_programs_code_is_that_of_run(checkout: Path) -> None:
     shutil.copy(checkout / "uv.lock", checkout / ".venv/encore-lock")
     write_script(checkout / ".venv/bin/python", "#!/usr/bin/env bash\nexit 7\n")

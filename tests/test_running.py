@@ -78,7 +78,7 @@ def check_tensorboard(command: str, folder: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_commands_of_the_page(tmp_path: Path) -> None:
-    assert len(COMMANDS) == 14
+    assert len(COMMANDS) == 15
     assert "DISPLAY" not in os.environ
     said = {}
     for command in COMMANDS:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from binaries import settings
 from binaries.experiment import Experiment, Plan
 from binaries.run_folder import RunFolder
+from binaries.signals import STOPPED
 from binaries.train import Run, _warn_of_no_update
 from pipeline.types import UserError
 from pipeline.waiting import Stopped
@@ -47,6 +50,8 @@ def none_open() -> Iterator[None]:
 class Asked:
     """What `binaries.signals.Stop` says, as a test wants it."""
 
+    leave = None
+
     def __init__(self) -> None:
         self.said = False
 
@@ -58,6 +63,7 @@ class Asked:
 def a_run(folder: Path, habit: str, *overrides: str, stop: Asked | None = None) -> Iterator[Run]:
     """The run of `habit` in `folder`, put together as `train` does."""
     stop = stop or Asked()
+    folder.mkdir(parents=True, exist_ok=True)
     environment = f"Experiment.environment='tests.binaries.habits:{habit}'"
     read = settings.read("ppo_cartpole", [environment, *SMALL, *overrides], {})
     settings.apply(read)
@@ -198,6 +204,41 @@ def test_the_test_hears_a_signal_and_leaves_no_line(tmp_path: Path) -> None:
             run.test()
     assert "test" not in [line["kind"] for line in results(tmp_path)]
     assert not habits.Interrupting.opened
+
+
+def test_a_step_that_does_not_come_back_after_a_signal_ends_the_run_unsaved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with a_run(tmp_path, "Counted") as run:
+        now = time.monotonic()
+        for later, saving, ends in ((1.0, False, []), (20.0, False, []), (22.0, True, []), (22.0, False, [STOPPED])):
+            monkeypatch.setattr(time, "monotonic", lambda later=later: now + later)
+            run._saving = saving
+            run._leave()
+            assert codes == ends
+        assert not habits.Counted.opened
+    assert capsys.readouterr().out.splitlines() == [
+        "Asked to stop: what is under way is finished and saved first.",
+        "Stopped, and not saved: what was under way did not come back for 21 s. The last checkpoint stands, and the"
+        " same command goes on from it.",
+    ]
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a ?*b", "\\é\u4e2d{x}'\"", "deep/" + "x" * 250])
+def test_a_run_goes_on_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    with a_run(folder, "Counted") as run:
+        assert run.train()
+        weights = [v.numpy() for v in run._agent.learner.params.online["policy"].variables]
+    with a_run(folder, "Counted", "Experiment.train_steps=140") as run:
+        assert run._steps == 100
+        for before, now in zip(weights, run._agent.learner.params.online["policy"].variables, strict=True):
+            np.testing.assert_array_equal(before, now.numpy())
+        assert run.train()
+        run.test()
+    assert [line["env_steps"] for line in results(folder)] == [40, 80, 100, 120, 140, 140]
 
 
 # What was best is of an evaluation that counts.

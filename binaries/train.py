@@ -185,6 +185,7 @@ class Run:
         # Nothing is left to be saved.
         self._leave_s = 0.0
         played = {kind: tester.run(self._steps) for kind, tester in self._parts.testers.items()}
+        self._leave_s = LEAVE_S
         for kind, returns in played.items():
             tester = self._parts.testers[kind]
             self._report(kind, returns, tester.cut)
@@ -257,8 +258,8 @@ class Run:
             self._progress.warn("Asked to stop: what is under way is finished and saved first.")
         elif now - self._asked_at > self._leave_s and not self._saving:
             self._progress.warn(
-                f"Stopped, and not saved: what was under way did not come back for {now - self._asked_at:.0f} s. The last"
-                " checkpoint stands, and the same command goes on from it."
+                f"Stopped, and not saved: what was under way did not come back for {now - self._asked_at:.0f} s. The"
+                " last checkpoint stands, and the same command goes on from it."
             )
             self._parts.plan.close()
             os._exit(STOPPED)

@@ -20,6 +20,7 @@ from configs import registry as configs
 from pipeline import index
 from pipeline.types import UserError
 from tests.configs.test_conformance import MODES, QUICK, learn
+from tests.limits import LIMIT_S
 
 PAGE = (index.ROOT / "docs" / "adding_an_algorithm.md").read_text()
 
@@ -52,7 +53,7 @@ def command(package: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-m", "binaries.train", *flags]
     path = f"{index.ROOT}:{package}"
     return subprocess.run(
-        program, cwd=index.ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=200
+        program, cwd=index.ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=LIMIT_S
     )
 
 

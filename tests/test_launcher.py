@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.index import ROOT
+from tests.limits import LIMIT_S
 
 Checkout = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -35,7 +36,9 @@ def call(script: Path, *arguments: str, path: Path | None = None, cwd: Path = RO
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if path is not None:
         variables["PATH"] = f"{path}{os.pathsep}{variables['PATH']}"
-    return subprocess.run([str(script), *arguments], capture_output=True, text=True, cwd=cwd, env=variables, timeout=60)
+    return subprocess.run(
+        [str(script), *arguments], capture_output=True, text=True, cwd=cwd, env=variables, timeout=LIMIT_S
+    )
 
 
 def write_script(path: Path, text: str) -> None:

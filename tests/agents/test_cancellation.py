@@ -10,6 +10,7 @@ import reverb
 import tensorflow as tf
 
 from agents.cancellation import cancellable
+from tests.limits import LIMIT_S
 
 SIGNATURE = tf.TensorSpec([], tf.float32)
 
@@ -33,8 +34,8 @@ def test_a_draw_from_an_empty_table_is_given_up_and_the_next_iterator_draws() ->
         writer.append({"x": np.float32(7.0)})
         history: Any = writer.history
         writer.create_item("empty", 1.0, {"x": history["x"][-1]})
-        writer.flush(timeout_ms=5000)
-    assert call(20.0, iter(source)).numpy() == 7.0
+        writer.flush(timeout_ms=int(1000 * LIMIT_S))
+    assert call(LIMIT_S, iter(source)).numpy() == 7.0
     server.stop()
 
 

@@ -19,6 +19,7 @@ from pipeline.dataset import Draw
 from servers.memory.prioritized import Prioritized
 from servers.memory.uniform import Uniform
 from tests.agents.helpers import feed, make_learner, random_draw
+from tests.limits import LIMIT_S
 
 K, B = 4, 16
 
@@ -137,5 +138,5 @@ def test_a_google_cloud_machine_learns_on_its_own_tpu_if_it_has_one(
 
 def test_a_tpu_that_is_not_there_is_a_sentence() -> None:
     program = "from agents.learner import make_strategy; make_strategy('tpu', 'local')"
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
     assert "UserError: --sys=tpu: the TPU 'local' cannot be reached from here: TPUs not found" in ended.stderr

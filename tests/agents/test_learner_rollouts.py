@@ -30,6 +30,7 @@ from servers import tables
 from servers.memory.queue import Queue
 from servers.memory.uniform import Uniform
 from tests.agents.helpers import feed, make_learner, random_draw
+from tests.limits import LIMIT_S
 
 E, T = 4, 6
 """lanes and steps of a rollout"""
@@ -290,7 +291,7 @@ def test_rollouts_are_learnt_from_by_the_policy_that_acted_in_them(
 
     def source(batches: int, replicas: int) -> tf.data.Dataset:
         options: dict[str, Any] = {"lanes": E, "signature": signature, "batches": batches, "replicas": replicas}
-        return dataset([address], tables.TABLE, rows, data, memory, timeout_ms=20_000, **options)
+        return dataset([address], tables.TABLE, rows, data, memory, timeout_ms=int(1000 * LIMIT_S), **options)
 
     learner.connect(source)
     prepare = algo.prepare

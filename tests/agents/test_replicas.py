@@ -18,6 +18,7 @@ import pytest
 from binaries import settings
 from pipeline.index import ROOT, scan
 from tests.configs.test_conformance import RUNNABLE
+from tests.limits import LIMIT_S
 
 REFUSED = {"tf_agents_td3": "tf-agents' TD3 learns on one device only"}
 """why, by algorithm"""
@@ -35,7 +36,11 @@ FIRST = list({algo_of(name): name for name in reversed(RUNNABLE)}.values())
 
 def compared(*names: str) -> list[dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.agents.replicas", *names], cwd=ROOT, capture_output=True, text=True, timeout=600
+        [sys.executable, "-m", "tests.agents.replicas", *names],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
     )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -64,7 +69,6 @@ def test_two_replicas_learn_what_one_learns_from_a_replay_and_from_a_queue() -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_two_replicas_of_every_algorithm_learn_what_one_learns() -> None:
     found = compared(*FIRST)
     assert {algo_of(one["name"]) for one in found} == {entry.name for entry in scan("agents.algos") if entry.name}

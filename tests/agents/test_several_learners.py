@@ -28,9 +28,9 @@ from tests.agents.helpers import feed, make_learner, random_draw
 from tests.agents.replicas import CALLS, act, both_orders, same_seeds, state_of
 from tests.binaries import programs
 from tests.configs.test_conformance import parts_of, priorities
+from tests.limits import LIMIT_S
 
 WORKERS = 2
-TIMEOUT_S = 240
 
 
 def config(index: int, ports: list[int]) -> str:
@@ -54,7 +54,7 @@ def learnt(name: str, address: str, folder: Path) -> list[dict[str, Any]]:
     ]
     try:
         for process in running:
-            _, said = process.communicate(timeout=TIMEOUT_S)
+            _, said = process.communicate(timeout=LIMIT_S)
             assert process.returncode == 0, said
     finally:
         for process in running:

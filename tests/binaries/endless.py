@@ -9,9 +9,9 @@ from pathlib import Path
 
 from binaries.run_folder import read_progress
 from tests.binaries.programs import Running, running
+from tests.limits import LIMIT_S
 
 SETTINGS = "Learner.xla=False;DQN.min_replay_size=100;Experiment.lanes=4"
-START_S = 120
 
 
 @contextlib.contextmanager
@@ -19,7 +19,7 @@ def endless(folder: Path, *flags: str, inside: Sequence[str] = ()) -> Iterator[R
     """`train`, once it has learnt from what it wrote into its replay."""
     command = ["--hparams=dqn_cartpole", f"--output_dir={folder}", "--train_steps=1000000000", "--quiet"]
     with running("binaries.train", *command, f"--hparam_override={SETTINGS}", *flags, inside=inside) as train:
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + LIMIT_S
         while not (read_progress(folder) or {"updates": 0})["updates"]:
             assert train.process.poll() is None, train.read_rest() or train.text
             assert time.monotonic() < deadline

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.index import ROOT
-
-TIMEOUT = 240
+from tests.limits import LIMIT_S
 
 
 class Ended(NamedTuple):
@@ -44,7 +43,7 @@ def run(module: str, *arguments: str, stdin: str | None = None, inside: Sequence
         text=True,
         cwd=ROOT,
         env=environment(),
-        timeout=TIMEOUT,
+        timeout=LIMIT_S,
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)
 

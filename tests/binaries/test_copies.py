@@ -19,6 +19,7 @@ from binaries.run_folder import read_progress
 from tests.binaries.conftest import Once
 from tests.binaries.programs import Ended, contents, run, running
 from tests.binaries.units import results
+from tests.limits import LIMIT_S
 
 
 def flags(folder: Path, train_steps: int, copies: int = 2) -> list[str]:
@@ -114,7 +115,7 @@ def test_the_copies_are_shown_as_one_training(tmp_path: Path, capsys: pytest.Cap
     )
 
 
-def wait_for(reached: Callable[[], bool], seconds: float = 90.0) -> None:
+def wait_for(reached: Callable[[], bool], seconds: float = LIMIT_S) -> None:
     deadline = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < deadline
@@ -131,7 +132,7 @@ def test_a_stop_saves_every_copy_and_the_same_command_goes_on(tmp_path: Path) ->
     with running("binaries.train", *flags(folder, 10**9)) as train:
         wait_for(lambda: min(steps(folder, 0), steps(folder, 1)) > 0)
         train.process.send_signal(signal.SIGTERM)
-        assert train.process.wait(60) == 0
+        assert train.process.wait(LIMIT_S) == 0
         train.read_rest()
     assert "Stopped and saved; the same command goes on from here." in train.text
     assert trains(folder) == []

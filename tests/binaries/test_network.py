@@ -13,6 +13,7 @@ import pytest
 
 from binaries import network
 from tests.binaries.programs import environment
+from tests.limits import LIMIT_S
 
 # What a process sees of itself before and after, and whether it entered.
 SCRIPT = """
@@ -37,7 +38,7 @@ def seen(name):
 
 def reached(host, port):
     try:
-        socket.create_connection((host, port), timeout=5).close()
+        socket.create_connection((host, port), timeout=60).close()
         return "reached"
     except OSError as error:
         return error.strerror
@@ -49,7 +50,7 @@ before = seen("before")
 entered = network.enter_private()
 listener = socket.create_server(("", 0))
 port = listener.getsockname()[1]
-child = [sys.executable, "-c", f"import socket; socket.create_connection(('localhost', {port}), timeout=5)"]
+child = [sys.executable, "-c", f"import socket; socket.create_connection(('localhost', {port}), timeout=60)"]
 print(json.dumps({
     "entered": entered,
     "before": before,
@@ -71,11 +72,11 @@ NUMPY = "import numpy; numpy.ones((300, 300)) @ numpy.ones((300, 300))"
 def told(folder: Path, inside: tuple[str, ...], first: str = "") -> dict[str, Any]:
     """What SCRIPT says where `inside` runs it and `first` was done before."""
     try:
-        subprocess.run([*inside, "true"], check=True, capture_output=True, timeout=30)
+        subprocess.run([*inside, "true"], check=True, capture_output=True, timeout=LIMIT_S)
     except subprocess.CalledProcessError as error:
         pytest.skip(f"This machine lets nobody make namespaces: {error.stderr.decode().strip()}")
     command = [*inside, sys.executable, "-c", SCRIPT, str(folder), first]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=LIMIT_S)
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout)
 

@@ -21,6 +21,7 @@ from servers.checkpoint import Checkpoints
 from servers.ports import free_ports
 from tests.binaries.programs import Running, run, running
 from tests.binaries.units import curve, results, variables
+from tests.limits import LIMIT_S
 
 OVERRIDES = "DQN.min_replay_size=300;Learner.updates_per_call=8;Experiment.eval_period=1000;Experiment.log_period=500"
 STEPS = 2_500
@@ -179,7 +180,7 @@ def replay_server(folder: Path, port: int, *more: str, steps: int = STEPS) -> It
 def test_a_replay_server_says_how_it_is_and_refuses_other_experiments(tmp_path: Path) -> None:
     port, health = free_ports(1)[0], free_ports(1)[0]
     with replay_server(tmp_path / "replay", port, f"--health_port={health}") as server:
-        with urllib.request.urlopen(f"http://localhost:{health}/healthz", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://localhost:{health}/healthz", timeout=LIMIT_S) as answer:
             assert json.loads(answer.read())["experience"] == 0
         assert "at most " in server.text
         other = ["--hparam_override=DQN.n_step=2", f"--replay=localhost:{port}"]
@@ -194,7 +195,7 @@ def test_a_replay_server_says_how_it_is_and_refuses_other_experiments(tmp_path: 
         assert (second.code, len(second.stderr.splitlines())) == (2, 1)
         assert "is in use by process" in second.stderr
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(60) == STOPPED
+        assert server.process.wait(LIMIT_S) == STOPPED
 
 
 def test_who_finds_nobody_says_so_and_ends(tmp_path: Path) -> None:

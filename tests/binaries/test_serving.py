@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.index import ROOT
 from tests.binaries.programs import environment
+from tests.limits import LIMIT_S
 
 PROGRAM = """
 import sys, threading, time
@@ -28,7 +29,7 @@ print("came back", watchdog.faults(), watchdog.faults())
 
 def ended(limit: float, hang: float) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", PROGRAM, str(limit), str(hang)]
-    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=LIMIT_S)
 
 
 def test_a_call_that_hangs_past_the_limit_ends_the_process_with_a_sentence() -> None:

@@ -12,6 +12,7 @@ import pytest
 from binaries.signals import STOPPED
 from pipeline.index import ROOT
 from tests.binaries.programs import environment
+from tests.limits import LIMIT_S
 
 PROGRAM = """
 import threading
@@ -33,7 +34,7 @@ def test_the_second_signal_ends_a_program_that_is_still_saving(number: signal.Si
         for said in ("listens\n", "saves\n"):
             assert program.stdout.readline() == said
             program.send_signal(number)
-        assert program.wait(10) == -number
+        assert program.wait(LIMIT_S) == -number
 
 
 HANGING = """
@@ -78,14 +79,14 @@ def hanging(how: str) -> subprocess.Popen[str]:
 def test_a_signal_ends_a_program_whose_call_does_not_come_back(number: signal.Signals) -> None:
     with hanging("leaves") as program:
         program.send_signal(number)
-        assert program.communicate(timeout=10) == ("The program: stopped.\n", None)
+        assert program.communicate(timeout=LIMIT_S) == ("The program: stopped.\n", None)
         assert program.returncode == STOPPED
 
 
 def test_a_signal_ends_a_program_whose_call_keeps_pythons_lock() -> None:
     with hanging("locks") as program:
         program.send_signal(signal.SIGTERM)
-        assert program.wait(10) == -signal.SIGTERM
+        assert program.wait(LIMIT_S) == -signal.SIGTERM
 
 
 def test_the_second_signal_ends_one_that_has_something_to_save() -> None:
@@ -103,5 +104,5 @@ def test_the_second_signal_ends_one_that_has_something_to_save() -> None:
 
 def test_a_signal_to_a_forked_child_ends_it_and_is_none_of_its_parents() -> None:
     command = [sys.executable, "-c", FORKING]
-    ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=LIMIT_S)
     assert ended.stdout == f"{-signal.SIGTERM}\nFalse\n", ended.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.binaries.programs import run, running
+from tests.limits import LIMIT_S
 
 # It tells how it was configured, then does as the real one: it goes on.
 STAND_IN = '#!/bin/sh\necho started >>"{folder}/starts"\ncat >>"{folder}/configuration"\n{then}\n'
@@ -71,7 +72,7 @@ def test_a_stop_is_passed_on_and_waits_for_what_the_program_saves(machine: Path)
     with running("binaries.tunnel", *words(machine, CONNECT, program=program)) as tunnel:
         tunnel.read_until(lambda text: "ready" in text)
         tunnel.process.send_signal(signal.SIGTERM)
-        assert tunnel.process.wait(60) == 0
+        assert tunnel.process.wait(LIMIT_S) == 0
     assert (machine / "saved").exists()
 
 

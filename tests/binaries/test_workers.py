@@ -15,6 +15,7 @@ from binaries.experiment import Experiment
 from binaries.flags import Command
 from binaries.workers import FAILURES, Kept, Part, Workers
 from pipeline.types import RunError
+from tests.limits import LIMIT_S
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +33,7 @@ def kept(folder: Path, program: str) -> Kept:
 def looks(one: Kept, progress: Callable[[int], int] = lambda deaths: 0) -> list[str]:
     """Looks until the process is done; how it died each time. `progress`: of the run, after so many deaths."""
     died: list[str] = []
-    give_up = time.monotonic() + 60.0
+    give_up = time.monotonic() + LIMIT_S
     while not one.done:
         assert time.monotonic() < give_up, died
         how = one.look(progress(len(died)))

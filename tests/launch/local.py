@@ -7,13 +7,12 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.launch.manifests import LAUNCH
+from tests.limits import signals_heard, wait_until
 
-TIMEOUT_S = 30
 PROGRAM = """#!/usr/bin/env bash
 # What local.sh calls as ./run.
 name=$1
@@ -36,14 +35,6 @@ echo "$name has something to say."
 while [ ! -f "{folder}/$name.end" ]; do sleep 0.02; done
 exit "$(cat "{folder}/$name.end")"
 """
-
-
-def wait_until(reached: Callable[[], object], what: str) -> None:
-    """Fails where `reached` stays false."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not reached():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
 
 
 def lives(pid: int) -> bool:
@@ -70,13 +61,14 @@ class Checkout:
     @contextlib.contextmanager
     def start(self, *arguments: str, actors: int = 2, shards: int = 2) -> Iterator[subprocess.Popen[str]]:
         """The script with its programs, once they all run; none of them outlives the `with`."""
-        process = subprocess.Popen(
-            [self.script, "--hparams=dqn_cartpole", f"--output_dir={self.output}", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        with signals_heard():
+            process = subprocess.Popen(
+                [self.script, "--hparams=dqn_cartpole", f"--output_dir={self.output}", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
         names = [
             *(f"replay_{n}" for n in range(shards)),
             "learner",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from pipeline.index import ROOT
+from tests.limits import LIMIT_S
 
 Manifest = dict[str, Any]
 
@@ -58,7 +59,7 @@ class Pod(NamedTuple):
 def call(*arguments: str, path: Iterable[Path] = (TOOLS,), cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Runs launch/kubernetes.sh, with the programs in `path` before all others."""
     variables = os.environ | {"PATH": os.pathsep.join([*map(str, path), os.environ["PATH"]])}
-    return subprocess.run([SCRIPT, *arguments], capture_output=True, text=True, cwd=cwd, env=variables, timeout=60)
+    return subprocess.run([SCRIPT, *arguments], capture_output=True, text=True, cwd=cwd, env=variables, timeout=LIMIT_S)
 
 
 def render(*arguments: str) -> list[Manifest]:

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.index import ROOT
 from tests.binaries.programs import contents
+from tests.limits import LIMIT_S
 
 REPLAY = "replay.example.org"
 NAMES = f"--server={REPLAY},192.0.2.7"
@@ -16,7 +17,7 @@ NAMES = f"--server={REPLAY},192.0.2.7"
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     script = str(ROOT / "launch/tls/certificates.sh")
-    return subprocess.run([script, f"--to={folder}", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([script, f"--to={folder}", *arguments], capture_output=True, text=True, timeout=LIMIT_S)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def is_valid(made: Path, name: str, *conditions: str) -> bool:
     """Whether a machine's certificate is one of the authority's, under openssl's conditions."""
     command = ["openssl", "verify", "-CAfile", str(made / "ca/ca.pem"), *conditions, str(made / name / "own.pem")]
-    return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    return subprocess.run(command, capture_output=True, timeout=LIMIT_S).returncode == 0
 
 
 @pytest.mark.parametrize(("name", "purpose"), [(REPLAY, "sslserver"), ("actor-0", "sslclient")])

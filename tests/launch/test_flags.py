@@ -15,6 +15,7 @@ from pipeline.index import ROOT
 from tests.launch.local import Checkout
 from tests.launch.manifests import LAUNCH, OVERLAYS, call, flag_file, pods, rendered
 from tests.launch.program_flags import defined, flags_of, wrong
+from tests.limits import LIMIT_S
 
 PROGRAMS = ("replay_server", "learner", "actor", "evaluator")
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
@@ -74,7 +75,7 @@ def test_local_sh_names_flags_that_there_are(tmp_path: Path) -> None:
     with checkout.start("--num_actors=2", "--shards=2", "--", "--seed=3") as process:
         for name in ("learner", "evaluator", "actor_0", "actor_1"):
             checkout.end(name)
-        assert process.wait(30) == 0
+        assert process.wait(LIMIT_S) == 0
     seen = set()
     for program, *words in checkout.calls():
         assert wrong(program, words) == []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.index import ROOT
 from tests.launch.manifests import LAUNCH, TOOLS, pods, rendered
+from tests.limits import LIMIT_S
 
 TEXT = re.sub(r"\\\n", "", (LAUNCH / "Dockerfile").read_text())
 INSTRUCTIONS = [line.split(maxsplit=1) for line in TEXT.splitlines() if line and not line.startswith("#")]
@@ -25,13 +26,15 @@ def copied() -> list[str]:
 
 
 def test_hadolint_has_nothing_to_say() -> None:
-    ended = subprocess.run([TOOLS / "hadolint", LAUNCH / "Dockerfile"], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([TOOLS / "hadolint", LAUNCH / "Dockerfile"], capture_output=True, text=True, timeout=LIMIT_S)
     assert (ended.returncode, ended.stdout) == (0, "")
 
 
 def test_hadolint_finds_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM debian\nRUNN true\n")
-    assert subprocess.run([TOOLS / "hadolint", tmp_path / "Dockerfile"], capture_output=True, timeout=60).returncode
+    assert subprocess.run(
+        [TOOLS / "hadolint", tmp_path / "Dockerfile"], capture_output=True, timeout=LIMIT_S
+    ).returncode
 
 
 def test_what_is_copied_is_there_and_not_left_out() -> None:

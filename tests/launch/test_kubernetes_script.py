@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.index import ROOT
 from tests.launch.manifests import IMAGE, SCRIPT, TOOLS, call, pods, render
+from tests.limits import LIMIT_S
 
 GOOD = ("--cloud=gke", "--hparams=dqn_cartpole", f"--image={IMAGE}")
 TELL = """#!/usr/bin/env bash
@@ -83,7 +84,7 @@ def test_a_missing_kubectl_is_one_sentence(tmp_path: Path) -> None:
     for name in needed:
         (tmp_path / name).symlink_to(str(shutil.which(name)))
     ended = subprocess.run(
-        [SCRIPT, *GOOD, "--dry_run"], capture_output=True, text=True, env={"PATH": str(tmp_path)}, timeout=60
+        [SCRIPT, *GOOD, "--dry_run"], capture_output=True, text=True, env={"PATH": str(tmp_path)}, timeout=LIMIT_S
     )
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == (

@@ -13,8 +13,9 @@ import pytest
 from pipeline.index import ROOT
 from servers.ports import free_ports
 from tests.binaries.programs import environment
-from tests.launch.local import Checkout, lives, wait_until
+from tests.launch.local import Checkout, lives
 from tests.launch.manifests import LAUNCH
+from tests.limits import LIMIT_S, wait_until
 
 ARGUMENTS = ("--num_actors=2", "--shards=2", "--port=9100")
 EVERYBODY = {"replay_0", "replay_1", "learner", "actor_0", "actor_1", "evaluator"}
@@ -30,7 +31,7 @@ def test_each_program_gets_its_own_flags_and_the_common_ones(checkout: Checkout)
     with checkout.start(*ARGUMENTS, "--", *flags) as process:
         for name in ("learner", "evaluator", "actor_0", "actor_1"):
             checkout.end(name)
-        assert process.wait(30) == 0
+        assert process.wait(LIMIT_S) == 0
     replay = "--replay=localhost:9100,localhost:9101"
     common = ["--hparams=dqn_cartpole", *flags]
     folder = checkout.output
@@ -63,7 +64,7 @@ def test_when_the_training_is_done_the_others_may_end_by_themselves(checkout: Ch
         wait_until(lambda: not lives(checkout.pid("actor_1")), "the actors' end")
         assert checkout.asked() == []
         checkout.end("evaluator")
-        assert process.wait(30) == 0
+        assert process.wait(LIMIT_S) == 0
         assert sorted(checkout.asked()) == ["replay_0", "replay_1"]
         assert not any(map(lives, checkout.pids()))
 
@@ -72,7 +73,7 @@ def test_when_the_training_is_done_the_others_may_end_by_themselves(checkout: Ch
 def test_a_learner_that_fails_ends_all_with_its_status_and_its_last_words(checkout: Checkout, code: int) -> None:
     with checkout.start(*ARGUMENTS) as process:
         checkout.end("learner", code)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=LIMIT_S)
         assert process.returncode == code
         assert f"local.sh: learner ended with status {code}: learner has something to say.\n" in said
         assert set(checkout.asked()) == EVERYBODY - {"learner"}
@@ -87,7 +88,7 @@ def test_a_signal_ends_all_those_who_write_first_those_who_keep_it_last(
         (checkout.folder / "learner.asked").write_text("5")
         # As a terminal does it, to the whole group.
         os.killpg(process.pid, number)
-        assert process.wait(30) == 5
+        assert process.wait(LIMIT_S) == 5
         asked = checkout.asked()
         # Each once: a second signal would end a program before it has saved.
         assert sorted(asked) == sorted(EVERYBODY)
@@ -102,14 +103,14 @@ def test_asked_a_second_time_it_waits_for_nobody(checkout: Checkout) -> None:
         process.send_signal(signal.SIGTERM)
         wait_until(lambda: "actor_1" in checkout.asked(), "the first signal")
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(LIMIT_S)
         assert not any(map(lives, checkout.pids()))
 
 
 def test_a_users_error_of_any_program_ends_all(checkout: Checkout) -> None:
     with checkout.start(*ARGUMENTS) as process:
         checkout.end("replay_1", 2)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=LIMIT_S)
         assert process.returncode == 2
         assert "local.sh: replay_1 ended with status 2: replay_1 has something to say.\n" in said
         assert not any(map(lives, checkout.pids()))
@@ -121,7 +122,7 @@ def test_an_actor_that_dies_is_reported_and_the_others_go_on(checkout: Checkout)
         wait_until(lambda: not lives(checkout.pid("actor_0")), "the actor's end")
         for name in ("learner", "evaluator", "actor_1"):
             checkout.end(name)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=LIMIT_S)
         assert process.returncode == 0
         assert said.count("local.sh: actor_0 ended with status 1") == 1
 
@@ -147,7 +148,7 @@ def test_where_it_is_killed_its_programs_are_asked_to_stop(checkout: Checkout) -
 )
 def test_bad_input_is_one_sentence_and_code_2(checkout: Checkout, arguments: list[str], said: str) -> None:
     ended = subprocess.run(
-        [checkout.script, *arguments], capture_output=True, text=True, cwd=checkout.folder, timeout=30
+        [checkout.script, *arguments], capture_output=True, text=True, cwd=checkout.folder, timeout=LIMIT_S
     )
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith(f"local.sh: {said}")
@@ -174,7 +175,7 @@ def test_a_run_of_the_real_programs_learns_and_ends(tmp_path: Path) -> None:
         text=True,
         cwd=ROOT,
         env=environment(),
-        timeout=600,
+        timeout=LIMIT_S,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"The training is done: \d+", ended.stdout.replace(",", ""))

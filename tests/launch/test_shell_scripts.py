@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.index import ROOT
 from tests.launch.manifests import SCRIPT, TOOLS
+from tests.limits import LIMIT_S
 
 NEWER = {
     r"\b(mapfile|readarray|coproc)\b": "bash 4.0",
@@ -69,7 +70,7 @@ def test_shellcheck_has_nothing_to_say() -> None:
     names = {str(path.relative_to(ROOT)) for path in found}
     assert {"run", "setup.sh", "launch/local.sh", "launch/kubernetes.sh"} <= names
     ended = subprocess.run(
-        [TOOLS / "shellcheck", "--severity=style", *found], capture_output=True, text=True, timeout=120
+        [TOOLS / "shellcheck", "--severity=style", *found], capture_output=True, text=True, timeout=LIMIT_S
     )
     assert (ended.returncode, ended.stdout) == (0, "")
 
@@ -77,7 +78,7 @@ def test_shellcheck_has_nothing_to_say() -> None:
 def test_shellcheck_finds_what_is_wrong(tmp_path: Path) -> None:
     script = tmp_path / "a.sh"
     script.write_text("#!/usr/bin/env bash\nrm $1\n")
-    assert subprocess.run([TOOLS / "shellcheck", script], capture_output=True, timeout=60).returncode == 1
+    assert subprocess.run([TOOLS / "shellcheck", script], capture_output=True, timeout=LIMIT_S).returncode == 1
 
 
 def test_kubernetes_sh_keeps_to_what_macos_has() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from servers.ports import free_ports
 from tests.binaries.programs import environment
 from tests.launch.manifests import pod, rendered
+from tests.limits import LIMIT_S
 
 PORT = "8470"
 DRIVE = """\
@@ -58,7 +59,7 @@ def test_tensorflow_knows_the_hosts_and_a_host_reads_from_the_replay_for_the_lea
             capture_output=True,
             text=True,
             env=environment(),
-            timeout=120,
+            timeout=LIMIT_S,
         )
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -16,6 +16,7 @@ from pipeline.index import ROOT
 from pipeline.loopback import EXEMPTIONS, LOOPBACK, PROXIES, exempt, exemptions, is_this_machine
 from servers.ports import free_ports
 from tests.binaries.programs import environment, run
+from tests.limits import LIMIT_S
 
 OURS = ",".join(LOOPBACK)
 FOREIGN_CALLER = """
@@ -23,7 +24,7 @@ import servers.variables  # before anything else of ours
 import reverb
 table = reverb.Table("t", reverb.selectors.Fifo(), reverb.selectors.Fifo(), 1, reverb.rate_limiters.MinSize(1))
 server = reverb.Server([table])
-print(list(reverb.Client(f"localhost:{server.port}").server_info(timeout=20)), flush=True)
+print(list(reverb.Client(f"localhost:{server.port}").server_info(timeout=120)), flush=True)
 import os
 os._exit(0)
 """
@@ -75,7 +76,7 @@ def test_learners_on_this_machine_are_exempt(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("_behind_a_proxy")
 def test_reverb_reaches_its_own_server_behind_a_proxy_for_a_caller_from_outside() -> None:
     command = [sys.executable, "-c", FOREIGN_CALLER]
-    ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=LIMIT_S)
     assert (ended.returncode, ended.stdout) == (0, "['t']\n"), ended.stderr
 
 

@@ -17,6 +17,7 @@ from servers.memory.memory import Memory
 from servers.memory.prioritized import Prioritized
 from servers.memory.queue import Queue
 from servers.memory.uniform import Uniform
+from tests.limits import LIMIT_S
 from tests.pipeline.helpers import SCRIPTS, Script, Stream, text
 
 Serve = Callable[[reverb.Table], reverb.Server]
@@ -37,7 +38,7 @@ def written(serve: Serve, memory: Memory) -> Stream:
 
 def sampled(stream: Stream, batches: int = 20) -> tuple[Draw, np.ndarray]:
     """A draw, of SAMPLES samples where nothing else is said, and the number of each one's window."""
-    draw: Any = next(iter(stream.draws(batches, timeout_ms=60_000)))
+    draw: Any = next(iter(stream.draws(batches, timeout_ms=int(1000 * LIMIT_S))))
     return draw, draw.steps.observation.numpy()[:, :, 0, 1].astype(int)
 
 

@@ -14,6 +14,7 @@ import servers.shards
 from servers import tables, variables
 from servers.memory.memory import Memory, Ratio
 from servers.shards import Shards
+from tests.limits import LIMIT_S
 from tests.servers.test_variables import variables as weights
 
 RATIO = Ratio(samples_per_insert=4.0, min_items=20, slack=40.0)
@@ -38,7 +39,7 @@ def serve(folder: Path, ratio: Ratio, port: int | None = None, contents: Path | 
     return tables.serve([table, variables.table(weights(0.0))], folder, contents, port)
 
 
-def insert(client: reverb.Client, count: int, timeout_ms: int = 20_000) -> int:
+def insert(client: reverb.Client, count: int, timeout_ms: int = int(1000 * LIMIT_S)) -> int:
     """Returns how many of `count` items the server took in time."""
     writer: Any = client.trajectory_writer(num_keep_alive_refs=1)
     for i in range(count):

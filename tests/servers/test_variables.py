@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from servers import variables as module
 from servers.variables import TIMEOUT_S, Publisher, Puller, Version, table
+from tests.limits import LIMIT_S
 
 RUN = 2**31 - 7
 
@@ -131,5 +132,5 @@ def publish_to_servers_that_are_gone() -> None:
 def test_publishing_to_a_server_that_is_gone_does_no_harm() -> None:
     process = multiprocessing.get_context("spawn").Process(target=publish_to_servers_that_are_gone, daemon=True)
     process.start()
-    process.join(120)
+    process.join(LIMIT_S)
     assert process.exitcode == 0

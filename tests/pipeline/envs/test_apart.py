@@ -18,6 +18,7 @@ from pipeline.envs.apart import Apart
 from pipeline.envs.environment import Done
 from pipeline.envs.scripted import Scripted
 from pipeline.types import RunError, UserError
+from tests.limits import LIMIT_S
 
 
 class Unruly(Scripted):
@@ -130,7 +131,7 @@ def test_it_ends_with_its_owner_and_ignores_ctrl_c() -> None:
         capture_output=True,
         start_new_session=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_S,
         check=False,
     )
     assert (ran.stdout, ran.stderr, ran.returncode) == ("[0.0, 0.0]\n", "", -signal.SIGKILL)

@@ -6,7 +6,9 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import threading
 import time
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.envs import crashes
 from pipeline.envs.block import InProcess
 from pipeline.envs.crashes import CrashError, Crashes
 from pipeline.envs.environment import Done
 from pipeline.envs.lanes import Lanes
 from pipeline.envs.scripted import Scripted
+from tests.limits import LIMIT_S
 from tests.pipeline.envs.flaky import Flaky
 
 ACTIONS = np.zeros(2, np.int32)
@@ -29,7 +33,7 @@ def fresh() -> None:
     Flaky.plan, Flaky.made = [], 0
 
 
-def flaky_lanes(rate: float = 1.0, timeout: float = 0.3) -> tuple[Lanes, Crashes]:
+def flaky_lanes(rate: float = 1.0, timeout: float = LIMIT_S) -> tuple[Lanes, Crashes]:
     """A lane that fails as planned beside one that never does."""
     crashes = Crashes(rate, timeout)
     lanes = Lanes(InProcess([Flaky, partial(Scripted, (10**9,), (True,))]), crashes=crashes)
@@ -39,11 +43,10 @@ def flaky_lanes(rate: float = 1.0, timeout: float = 0.3) -> tuple[Lanes, Crashes
 
 @pytest.mark.parametrize("kind", ["raise", "hang", "nan", "dead"])
 def test_an_episode_is_cut_where_its_environment_fails(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    lanes, crashes = flaky_lanes()
+    # A step that does not hang takes a thousandth of that.
+    lanes, crashes = flaky_lanes(timeout=2.0 if kind == "hang" else LIMIT_S)
     Flaky.plan = ["ok", "ok", kind]
-    begin = time.monotonic()
     steps: list[Any] = [lanes.step(ACTIONS) for _ in range(6)]
-    assert time.monotonic() - begin < 5
     states, rewards, dones = (np.stack([step[i] for step in steps]) for i in range(3))
     # The state before the failure is the episode's last; then the new environment begins.
     assert states[:, 0, 1].tolist() == [1, 2, 2, 0, 1, 2]
@@ -112,58 +115,86 @@ def step_a_stuck_one(errors: str) -> None:
         lanes.step(ACTIONS[:1])
 
 
-@pytest.mark.parametrize("stopped", [False, True])
-def test_a_step_that_nothing_interrupts_ends_the_process_with_a_sentence(stopped: bool, tmp_path: Path) -> None:
+def test_a_step_that_nothing_interrupts_ends_the_process_with_a_sentence(tmp_path: Path) -> None:
     errors = tmp_path / "errors"
     process = multiprocessing.get_context("spawn").Process(target=step_a_stuck_one, args=(str(errors),), daemon=True)
     process.start()
-    if stopped:  # a process that was stopped for longer has not waited for its environment
-        deadline = time.monotonic() + 60
-        while not errors.exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGSTOP)
-        time.sleep(3)
-        os.kill(process.pid, signal.SIGCONT)
-        time.sleep(0.2)
-        assert process.is_alive()
-    process.join(60)
+    process.join(LIMIT_S)
     assert process.exitcode == 1
     assert errors.read_text().startswith(
         "The environments have not come back from one step for 1 s, in native code that cannot be interrupted,"
     )
 
 
+class Ended(Exception):  # noqa: N818 it is no error
+    """In place of the process's end."""
+
+
+class Clock:
+    """Time that passes only where a test says so; the alarm rings whenever it does. Other threads sleep as ever."""
+
+    now = 0.0
+    sleep = staticmethod(time.sleep)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def let_pass(self, seconds: float) -> None:
+        self.now += seconds
+        signal.raise_signal(signal.SIGALRM)
+
+
+def test_a_process_that_was_stopped_has_not_waited_for_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    class Stopping(Clock):
+        """The process is stopped for long while it sleeps for the fifth time."""
+
+        def sleep(self, seconds: float) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+            if threading.current_thread() is not threading.main_thread():
+                return time.sleep(seconds)
+            slept.append(seconds)
+            self.now += 1e6 if len(slept) == 5 else seconds
+            return None
+
+    def end(code: int) -> None:
+        raise Ended
+
+    counting = Crashes(rate=1.0, timeout=LIMIT_S)
+    monkeypatch.setattr(crashes, "time", Stopping())
+    monkeypatch.setattr(crashes.os, "_exit", end)
+    with counting.watch(1), pytest.raises(Ended):
+        crashes._watch(weakref.ref(counting), 0.5)
+    # It looked all the same for as long as a step may take twice.
+    assert len(slept) == crashes.PATIENCE * crashes.TICKS + 1
+    assert sum(slept) > 2 * 0.5
+
+
 class SlowlyMade(Scripted):
     """The first one's second episode does not begin in time; making another one takes longer than a step may."""
 
     made = 0
+    clock = Clock()
 
     def __init__(self) -> None:
         super().__init__((1,), (False,))
-        time.sleep(2.0 if SlowlyMade.made else 0.0)
+        if SlowlyMade.made:
+            self.clock.let_pass(3 * LIMIT_S)
         SlowlyMade.made += 1
         self._begun = 0
 
     def _begin(self, seed: int | None) -> Any:
         self._begun += 1
         if SlowlyMade.made == 1 and self._begun == 2:
-            time.sleep(30)
+            self.clock.let_pass(2 * LIMIT_S)
         return super()._begin(seed)
 
 
-def begin_again_slowly() -> None:
-    """The life of a process."""
-    crashes = Crashes(rate=1.0, timeout=0.3)
-    lanes = Lanes(InProcess([SlowlyMade]), together=True, crashes=crashes)
+def test_making_an_environment_anew_may_take_longer_than_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crashes, "time", SlowlyMade.clock)
+    counting = Crashes(rate=1.0, timeout=LIMIT_S)
+    lanes = Lanes(InProcess([SlowlyMade]), together=True, crashes=counting)
     lanes.reset(0)
     for _ in range(4):
         lanes.step(ACTIONS[:1])
-    os._exit(0 if (crashes.count, SlowlyMade.made) == (1, 2) else 5)
-
-
-def test_making_an_environment_anew_may_take_longer_than_a_step() -> None:
-    process = multiprocessing.get_context("spawn").Process(target=begin_again_slowly, daemon=True)
-    process.start()
-    process.join(60)
-    assert process.exitcode == 0
+    assert (counting.count, SlowlyMade.made) == (1, 2)

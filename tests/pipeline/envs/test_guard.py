@@ -23,6 +23,7 @@ from pipeline.envs.make import make, maker
 from pipeline.envs.processes import Processes
 from pipeline.envs.recorder import Recorder, Videos, check_pictures
 from pipeline.types import UserError
+from tests.limits import signals_heard
 from tests.pipeline.envs.quitters import KINDS, Quitter
 
 ACTIONS = np.zeros(1, np.int32)
@@ -144,6 +145,5 @@ def test_an_exit_out_of_render_costs_the_video_only(tmp_path: Path, capsys: pyte
 
 
 def test_the_users_own_interrupt_is_no_failure_of_an_environment() -> None:
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    with pytest.raises(KeyboardInterrupt), guarded():
+    with signals_heard(), pytest.raises(KeyboardInterrupt), guarded():
         signal.raise_signal(signal.SIGINT)

@@ -23,6 +23,7 @@ from pipeline.envs.make import make, make_block, maker
 from pipeline.envs.processes import Processes
 from pipeline.envs.scripted import Scripted
 from pipeline.types import RunError
+from tests.limits import LIMIT_S, wait_until
 
 
 class Obedient(Environment):
@@ -65,8 +66,8 @@ class Unmakeable(Scripted):
 @pytest.fixture
 def four() -> Iterator[tuple[Processes, Lanes, Crashes]]:
     """Four lanes in two processes."""
-    block = Processes([Obedient] * 4, 2, timeout=20.0)
-    crashes = Crashes(1.0, 20.0)
+    block = Processes([Obedient] * 4, 2, timeout=LIMIT_S)
+    crashes = Crashes(1.0, LIMIT_S)
     yield block, Lanes(block, crashes=crashes), crashes
     block.close()
 
@@ -78,7 +79,7 @@ def children() -> list[psutil.Process]:
 def test_lanes_in_processes_are_as_in_one() -> None:
     scripts = [((2, 1), (False, True)), ((1, 3), (True, False)), ((4,), (True,))]
     makers = [partial(Scripted, *script) for script in scripts]
-    with_processes = Lanes(Processes(makers, 2, timeout=60.0))
+    with_processes = Lanes(Processes(makers, 2, timeout=LIMIT_S))
     alone = Lanes(InProcess(makers))
     np.testing.assert_array_equal(with_processes.reset(0), alone.reset(0))
     for _ in range(12):
@@ -91,7 +92,7 @@ def test_lanes_in_processes_are_as_in_one() -> None:
 
 def test_waiting_lanes_wait_in_processes_too() -> None:
     makers = [partial(Scripted, (1,), (False,)), partial(Scripted, (3,), (False,))]
-    lanes = Lanes(Processes(makers, 2, timeout=60.0), together=True)
+    lanes = Lanes(Processes(makers, 2, timeout=LIMIT_S), together=True)
     lanes.reset(0)
     dones = [lanes.step(np.zeros(2, np.int32))[2].tolist() for _ in range(5)]
     assert dones == [[1, 0], [1, 0], [1, 1], [0, 0], [1, 0]]
@@ -146,7 +147,7 @@ def test_a_process_that_hangs_is_replaced() -> None:
 
 def test_too_many_failures_show_the_environments_own_traceback(four: tuple[Processes, Lanes, Crashes]) -> None:
     block, _, _ = four
-    lanes = Lanes(block, crashes=Crashes(0.0, 20.0))
+    lanes = Lanes(block, crashes=Crashes(0.0, LIMIT_S))
     lanes.reset(0)
     for _ in range(6):  # a failure in every second step, because the others begin episodes
         lanes.step(np.array([1, 0, 0, 0], np.int32))
@@ -156,7 +157,7 @@ def test_too_many_failures_show_the_environments_own_traceback(four: tuple[Proce
 
 
 def test_closing_leaves_no_process() -> None:
-    block = Processes([Obedient] * 3, 3, timeout=60.0)
+    block = Processes([Obedient] * 3, 3, timeout=LIMIT_S)
     assert len(children()) == 3
     block.close()
     assert not children()
@@ -174,22 +175,19 @@ def test_processes_end_with_the_one_that_started_them() -> None:
         "    print(int(block.reset([0])['process'][0]), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S)
     pid = int(done.stdout)
-    deadline = time.monotonic() + 20
-    while psutil.pid_exists(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not psutil.pid_exists(pid)
+    wait_until(lambda: not psutil.pid_exists(pid), "the process's end")
 
 
 def test_an_environment_that_cannot_be_made_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENCORE_TEST_HOME", str(os.getpid()))
     with pytest.raises(RunError, match="A process could not make its environments: RuntimeError: no licence here"):
-        Processes([Unmakeable], 1, timeout=60.0)
+        Processes([Unmakeable], 1, timeout=LIMIT_S)
 
 
 def test_lanes_in_processes_go_on_from_their_state() -> None:
-    lanes, others = (Lanes(Processes([partial(make, "CartPole-v1")] * 3, 2, timeout=60.0)) for _ in range(2))
+    lanes, others = (Lanes(Processes([partial(make, "CartPole-v1")] * 3, 2, timeout=LIMIT_S)) for _ in range(2))
     lanes.reset(7)
     action = np.array([0, 1, 0], np.int32)
     for _ in range(15):

@@ -21,6 +21,7 @@ from pipeline.envs.make import make
 from pipeline.envs.recorder import Recorder, Videos, check_pictures
 from pipeline.envs.scripted import Scripted
 from pipeline.types import UserError
+from tests.limits import LIMIT_S
 
 
 class Drawn(Scripted):
@@ -131,7 +132,7 @@ def test_an_encoder_that_dies_costs_the_video_only(tmp_path: Path, capsys: pytes
     recorder.reset(0)
     (encoder,) = (child for child in psutil.Process().children() if "ffmpeg" in child.name())
     encoder.send_signal(signal.SIGKILL)
-    encoder.wait(10)
+    encoder.wait(LIMIT_S)
     while not recorder.step(np.int32(0))[2]:
         pass
     play(recorder, 1)

@@ -24,6 +24,7 @@ from pipeline.envs.lanes import Lanes
 from pipeline.envs.processes import Processes
 from pipeline.envs.vizdoom import VizDoom
 from pipeline.types import UserError
+from tests.limits import LIMIT_S
 
 vizdoom: Any = pytest.importorskip("vizdoom")
 
@@ -287,7 +288,7 @@ def test_a_game_ends_with_its_program(folders: tuple[Path, Path], ending: str, c
         env={"TMPDIR": str(temporary), "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LIMIT_S,
     )
     assert (done.returncode, done.stdout, done.stderr) == (code, "begun\n", "")
     if code:
@@ -319,7 +320,7 @@ def test_a_killed_game_raises_and_another_one_runs(make: Any) -> None:
 
 
 def test_lanes_outlive_a_killed_game(capsys: pytest.CaptureFixture[str]) -> None:
-    crashes = Crashes(rate=1.0, timeout=300.0)
+    crashes = Crashes(rate=1.0, timeout=LIMIT_S)
     lanes = Lanes(InProcess([partial(VizDoom, "basic")] * 2), crashes=crashes)
     lanes.reset(0)
     actions = np.full(2, NOTHING, np.int32)
@@ -341,7 +342,7 @@ def test_lanes_outlive_a_killed_game(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_in_a_process_lanes_outlive_a_game_that_stands_still() -> None:
-    crashes = Crashes(rate=1.0, timeout=300.0)
+    crashes = Crashes(rate=1.0, timeout=LIMIT_S)
     lanes = Lanes(Processes([partial(VizDoom, "basic")] * 2, processes=2, timeout=2.0), crashes=crashes)
     lanes.reset(0)
     actions = np.full(2, NOTHING, np.int32)

@@ -20,6 +20,7 @@ from pipeline import index
 from pipeline.envs.environment import Done, Environment, pickled
 from pipeline.envs.extras import need
 from pipeline.envs.guard import Quit, guarded
+from pipeline.envs.pictures import rgb
 from pipeline.envs.registry import ENVIRONMENTS
 from pipeline.envs.spaces import actions, states
 from pipeline.envs.states import Place
@@ -243,12 +244,10 @@ class GymAdapter(Environment):
             raise UserError(f"{self._name} has no pictures to record.")
         try:
             with guarded():
-                frame = np.asarray(self._environment.render(**self._render_options))
+                drawn = self._environment.render(**self._render_options)
         except Exception as error:  # whatever a library raises that misses a screen or a driver
             raise UserError(f"{self._name} cannot be drawn here ({error}).") from error
-        if frame.dtype != np.uint8 or frame.ndim != 3:
-            raise UserError(f"{self._name} has no pictures to record.")
-        return frame
+        return rgb(drawn, self._name)
 
     def state(self) -> bytes | None:
         # An EzPickle's pickle holds the arguments that it was made with, and nothing of its state.

@@ -14,6 +14,7 @@ from pipeline.envs.block import close
 from pipeline.envs.crashes import Hang
 from pipeline.envs.environment import Done, Environment
 from pipeline.envs.guard import guarded
+from pipeline.envs.pictures import rgb
 from pipeline.types import Nest, UserError
 
 GIF_WIDTH = 240
@@ -110,7 +111,9 @@ def check_pictures(make: Callable[[], Environment], shown: bool) -> None:
         environment.reset(0)
         if not shown:
             with guarded():
-                environment.render()
+                rgb(environment.render(), type(environment).__name__)
+    except UserError:
+        raise
     except Exception as error:  # whatever a library raises that misses a screen or a driver
         raise UserError(f"The environment cannot be drawn on this machine: {error}") from error
     finally:
@@ -137,6 +140,8 @@ class Recorder(Environment):
         self._episodes = 0
         """begun here"""
         self._encoder: Generator[None, Any, None] | None = None
+        self._shape: tuple[int, ...] = ()
+        """of the pictures of the video under way"""
         self._return = 0.0
 
     def _begin(self, seed: int | None) -> Nest:
@@ -178,10 +183,15 @@ class Recorder(Environment):
         path = self._videos.unfinished(self._part, self._lane)
         try:
             with guarded():
-                frame = np.ascontiguousarray(self._environment.render())
+                drawn = self._environment.render()
+            # Of an environment of one's own, it may be anything.
+            frame = np.ascontiguousarray(rgb(drawn, type(self._environment).__name__))
             if self._encoder is None:
                 self._encoder = self._videos.encoder(path, frame, self.frame_rate)
                 self._encoder.send(None)
+                self._shape = frame.shape
+            if frame.shape != self._shape:
+                raise UserError(f"its pictures change from {self._shape} to {frame.shape}")
             self._encoder.send(frame)
             if last:
                 self._encoder.close()

@@ -13,6 +13,7 @@ import tree
 from pipeline.envs.dm import DmEnvironment
 from pipeline.envs.environment import Done, Environment
 from pipeline.envs.guard import guarded
+from pipeline.envs.pictures import rgb
 from pipeline.types import Nest, UserError
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ class FromPyEnvironment(DmEnvironment):
     def render(self) -> np.ndarray:
         try:
             with guarded():
-                frame: Any = self._theirs.render("rgb_array")
+                drawn: Any = self._theirs.render("rgb_array")
         except Exception as error:  # whatever a library raises that misses a screen, or has no pictures
             raise UserError(f"{type(self._theirs).__name__} cannot be drawn here ({error}).") from error
-        return frame[0] if self._theirs.batched else frame
+        return rgb(drawn[0] if self._theirs.batched else drawn, type(self._theirs).__name__)
 
 
 class _InDmEnv(dm_env.Environment):

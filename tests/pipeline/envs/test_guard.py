@@ -134,7 +134,7 @@ def test_a_module_that_exits_when_it_is_imported_is_told(tmp_path: Path, monkeyp
 
 
 def test_an_exit_out_of_render_costs_the_video_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"cannot be drawn on this machine: .*SystemExit"):
+    with pytest.raises(UserError, match=r"quitter cannot be drawn here \(SystemExit"):
         check_pictures(partial(Adapted, places=("render",)), shown=False)
     videos = Videos(tmp_path, "libx264")
     recorder = Recorder(partial(Adapted, places=("render",)), videos, "train", 0, 1, 1)

@@ -185,7 +185,7 @@ class Plan:
         from agents.algos.registry import ALGOS
         from agents.learner import make_strategy
         from pipeline.dataset import check_divides
-        from pipeline.envs.block import close
+        from pipeline.envs.closing import close
         from pipeline.envs.crashes import Crashes
         from pipeline.envs.recorder import check_pictures
         from servers import tables
@@ -240,7 +240,7 @@ class Plan:
 
     def close(self) -> None:
         """Closes every environment that was made; what goes wrong in it is said."""
-        from pipeline.envs.block import close
+        from pipeline.envs.closing import close
 
         for opened in self._opened:
             close(opened)
@@ -286,7 +286,8 @@ class Plan:
 
     def _check_evaluation(self) -> None:
         """Raises UserError where an evaluation's environment cannot be made beside training's."""
-        from pipeline.envs.block import ONE_ONLY, close, told
+        from pipeline.envs.block import ONE_ONLY
+        from pipeline.envs.closing import close, told
 
         try:
             close(self._maker(False)())

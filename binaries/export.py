@@ -16,7 +16,7 @@ from agents.tf_config import check_alone
 from binaries import console, flags, settings
 from binaries.experiment import Experiment
 from binaries.run_folder import RunFolder, recorded_command
-from pipeline.envs.block import close
+from pipeline.envs.closing import close
 from pipeline.envs.environment import Environment
 from pipeline.envs.make import make
 from pipeline.envs.own import Own

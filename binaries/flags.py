@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from binaries import console, settings
 from binaries.experiment import Experiment
 from configs import registry as configs
 from pipeline import index
-from pipeline.envs.block import close
+from pipeline.envs.closing import close, end_process
 from pipeline.envs.environment import action_kind
 from pipeline.envs.make import check_begins, make
 from pipeline.types import RunError, UserError
@@ -222,14 +222,18 @@ def _check_experiment(experiment: Experiment) -> None:
 
 def main(program: Callable[[list[str]], int]) -> NoReturn:
     """Runs `program` as `answer` does and ends the process with its code."""
-    code = answer(program)
+    try:
+        code = answer(program)
+    except Exception:
+        traceback.print_exc()
+        code = 1
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(BrokenPipeError):
             stream.flush()
     # Threads of TensorFlow and Reverb still run. Leaving in the usual way takes C++'s global objects away from under
     # them, which now and then ends a process that has done all its work with SIGABRT.
-    os._exit(code)
+    end_process(code)
 
 
 def answer(program: Callable[[list[str]], int]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from binaries.experiment import Plan
 from binaries.run_folder import NATIVE_LOG, RunFolder, as_text
 from binaries.signals import STOPPED, Stop, leave
 from binaries.tally import ACTORS, FINISHED, Tally
+from pipeline.envs.closing import end_process
 from pipeline.types import RunError, UserError
 from pipeline.waiting import Stopped, Waiting
 from servers.checkpoint import Checkpoints, Unit
@@ -162,7 +162,7 @@ class Loop:
             if call.doing != LEARNS or self._learner.has_updated():
                 self._end()
                 self.say_end(False)
-                os._exit(STOPPED)
+                end_process(STOPPED)
 
     def _end(self, finished: bool = False) -> None:
         self._progress.clear()

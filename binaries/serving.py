@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 import threading
@@ -15,6 +14,7 @@ from absl import flags as absl_flags
 
 from binaries.run_folder import check_same_settings
 from pipeline import loopback
+from pipeline.envs.closing import end_process
 from pipeline.types import UserError
 from pipeline.waiting import TOLD_AFTER_S, Waiting
 
@@ -107,7 +107,7 @@ class Watchdog:
             if seconds > self._limit_s:
                 print(f"{self._name} {doing}, without an answer for {seconds:.0f} s: it ends.", file=sys.stderr)
                 sys.stderr.flush()
-                os._exit(1)
+                end_process(1)
             if seconds > TOLD_AFTER_S and told != call:
                 told = call
                 self._faults.append(f"waited for {who}")

@@ -11,6 +11,8 @@ import time
 import traceback
 from collections.abc import Callable
 
+from pipeline.envs.closing import end_process
+
 ASKING = (signal.SIGINT, signal.SIGTERM)
 GRACE_S = 0.8
 """seconds after the signal in which the main thread may end by itself"""
@@ -80,7 +82,7 @@ class Stop:
                     self.leave()
                 except BaseException:
                     traceback.print_exc()
-                    os._exit(1)
+                    end_process(1)
 
 
 def leave(name: str) -> Callable[[], None]:
@@ -88,7 +90,7 @@ def leave(name: str) -> Callable[[], None]:
 
     def end() -> None:
         print(f"{name}: stopped.", flush=True)
-        os._exit(STOPPED)
+        end_process(STOPPED)
 
     return end
 

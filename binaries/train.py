@@ -19,6 +19,7 @@ from binaries.experiment import Parts, Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RESULTS, RunFolder, finished_line, is_finished
 from binaries.signals import STOPPED, Stop, leave
 from binaries.tally import ACTORS
+from pipeline.envs.closing import end_process
 from pipeline.envs.recorder import Videos
 from pipeline.types import Nest, RunError, UserError
 from pipeline.waiting import Stopped
@@ -261,8 +262,7 @@ class Run:
                 f"Stopped, and not saved: what was under way did not come back for {now - self._asked_at:.0f} s. The"
                 " last checkpoint stands, and the same command goes on from it."
             )
-            self._parts.plan.close()
-            os._exit(STOPPED)
+            end_process(STOPPED)
 
     def _save(self) -> None:
         """Writes everything that a resumed run needs as one unit."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tree
 
+from pipeline.envs.closing import close, told
 from pipeline.envs.environment import Done, Environment
 from pipeline.envs.guard import guarded
-from pipeline.envs.notices import say_once
 from pipeline.types import Nest, UserError
 from pipeline.waiting import Stopped
 
@@ -208,27 +208,6 @@ class Alone(Environment):
 
     def close(self) -> None:
         self._block.close()
-
-
-class Closable(Protocol):
-    """What holds environments."""
-
-    def close(self) -> None:
-        """Frees windows and processes."""
-
-
-def close(held: Closable) -> None:
-    """Closes environments; what goes wrong in it is said, and keeps the others from nothing."""
-    try:
-        with guarded():
-            held.close()
-    except Exception as error:
-        say_once(f"an environment could not be closed ({told(error)}).")
-
-
-def told(error: BaseException) -> str:
-    """An error in a few words: its type, and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".rstrip(": ")
 
 
 def _zeros(spec: Nest) -> Nest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import signal
 import sys
 import threading
@@ -11,6 +10,7 @@ import time
 import traceback
 import weakref
 
+from pipeline.envs.closing import end_process
 from pipeline.types import RunError
 
 FREE = 3
@@ -122,5 +122,5 @@ def _watch(watched: weakref.ref[Crashes], timeout: float) -> None:
                 file=sys.stderr,
                 flush=True,
             )
-            os._exit(1)
+            end_process(1)
         time.sleep(timeout / TICKS)

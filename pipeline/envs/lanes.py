@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tree
 
-from pipeline.envs.block import Block, close
+from pipeline.envs.block import Block
+from pipeline.envs.closing import close
 from pipeline.envs.crashes import Crashes
 from pipeline.envs.environment import Done
 from pipeline.envs.guard import failure

@@ -12,6 +12,7 @@ import tree
 
 from pipeline.envs.block import Alone, Block, InProcess
 from pipeline.envs.choices import check_choices
+from pipeline.envs.closing import keep
 from pipeline.envs.environment import Environment
 from pipeline.envs.guard import Quit, guarded
 from pipeline.envs.named import is_class
@@ -141,4 +142,5 @@ def _assemble(parts: Sequence[_Part]) -> Environment:
         environment = Alone(made) if isinstance(made, Block) else made
         for part in around:
             environment = part.make(environment, **part.named)
+    keep(environment)
     return environment

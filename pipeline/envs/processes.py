@@ -18,7 +18,8 @@ import dm_env.specs as specs
 import numpy as np
 import tree
 
-from pipeline.envs.block import Block, InProcess, Result, close
+from pipeline.envs.block import Block, InProcess, Result
+from pipeline.envs.closing import close, keep
 from pipeline.envs.crashes import Hang
 from pipeline.envs.environment import Environment
 from pipeline.envs.notices import keep_quiet_of, said
@@ -118,6 +119,7 @@ class Processes(Block):
             _Worker(context, makers[begin:end], (memory, *parts, known), begin)
             for begin, end in itertools.pairwise(bounds)
         ]
+        keep(self)
         self._await_start(self._workers)
 
     def __len__(self) -> int:

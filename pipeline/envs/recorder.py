@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import imageio_ffmpeg
 import numpy as np
 
-from pipeline.envs.block import close
+from pipeline.envs.closing import close
 from pipeline.envs.crashes import Hang
 from pipeline.envs.environment import Done, Environment
 from pipeline.envs.guard import guarded

@@ -69,6 +69,11 @@ def added() -> tuple[Entry, ...]:
     return tuple(entry for entries in _added.values() for entry in entries)
 
 
+def added_modules() -> tuple[str, ...]:
+    """The names of the added modules."""
+    return tuple(_added)
+
+
 @functools.cache
 def _files(package: str) -> tuple[Entry, ...]:
     entries: list[Entry] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -65,10 +66,32 @@ def find(environment_id: str) -> tuple[str, str]:
         if name in ids:
             return "gymnasium", name
         known |= ids
-    near = index.near(name, known)
-    if not near.startswith("did"):  # hundreds of ids are no help
-        near = "one of your own is written 'module:Id-v0', or 'module:Class'."
-    raise UserError(f"There is no environment '{environment_id}'; {near}")
+    raise UserError(f"There is no environment '{environment_id}'; {_advice(prefix, name, known)}")
+
+
+def located(environment_id: str) -> str:
+    """`environment_id`, with the module in front that registers it, where only one that was added (--import) does."""
+    modules = index.added_modules()
+    if not modules or ":" in environment_id or any(environment_id in _ids(library) for library in LIBRARIES):
+        return environment_id
+    for module in modules:
+        name = f"{module}:{environment_id}"
+        import_module(name)
+        if any(environment_id in _ids(library) for library in LIBRARIES):
+            return name
+    return environment_id
+
+
+def _advice(prefix: str, name: str, known: set[str]) -> str:
+    """What may be meant by an unknown `name`."""
+    stem = lambda known_id: re.sub(r"-v\d+$", "", known_id).lower()  # noqa: E731
+    alike = difflib.get_close_matches(stem(name), {stem(known_id) for known_id in known}, n=10, cutoff=0.75)
+    near = [known_id for known_id in known if stem(known_id) in alike]
+    if near:
+        return index.near(name, near)
+    if prefix and prefix not in LIBRARIES:
+        return f"'{prefix}' registers no such id, and has no such class."
+    return f"one of a package that registers it is written 'module:{name}', and a class 'module:Class'."
 
 
 def import_module(name: str) -> Any:
@@ -179,6 +202,11 @@ class GymAdapter(Environment):
 
     def __init__(self, name: str, environment: Any, make: Callable[[], Any], render_mode: str | None = None):
         """`name`: for messages. `make`: makes another like `environment`."""
+        of_gymnasium = "gymnasium" in sys.modules and isinstance(environment, sys.modules["gymnasium"].Env)
+        if of_gymnasium:
+            from pipeline.envs.seedless import fitted
+
+            environment = fitted(environment, name)
         self._name = name
         self._environment = environment
         # A used world of Box2D never gets quite as new, so that a seed would not do the same to it again.
@@ -187,7 +215,7 @@ class GymAdapter(Environment):
         self.observation_spec, self._own_observation, self._read = states(environment.observation_space, Place(name))
         self.action_spec, self._own_action, self._write = actions(environment.action_space, name)
         # Environments older than gym 0.22 have a method for it.
-        self._seeded_by_reset = takes(environment.unwrapped.reset, "seed")
+        self._seeded_by_reset = of_gymnasium or takes(environment.unwrapped.reset, "seed")
         metadata = environment.metadata
         self.frame_rate = float(
             metadata.get("render_fps") or metadata.get("video.frames_per_second") or self.frame_rate
@@ -225,6 +253,11 @@ class GymAdapter(Environment):
         result = self._environment.step(self._write(action))
         if self._shows_by_hand:
             self._environment.render()
+        if not isinstance(result, tuple) or len(result) not in (4, 5):
+            given = f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
+            raise UserError(
+                f"The step of '{self._name}' gives {given}: it must give (state, reward, terminated, truncated, info)."
+            )
         if len(result) == 5:
             state, reward, terminated, truncated, _ = result
         else:
@@ -292,4 +325,4 @@ class GymEnvironment(GymAdapter):
 def takes(function: Callable[..., Any], parameter: str) -> bool:
     """Whether `function` takes a keyword argument of that name."""
     parameters = inspect.signature(function).parameters.values()
-    return any(p.name == parameter or p.kind is p.VAR_KEYWORD for p in parameters)
+    return any((p.name == parameter and p.kind is not p.POSITIONAL_ONLY) or p.kind is p.VAR_KEYWORD for p in parameters)

@@ -15,6 +15,7 @@ from pipeline.envs.choices import check_choices
 from pipeline.envs.closing import keep
 from pipeline.envs.environment import Environment
 from pipeline.envs.guard import Quit, guarded
+from pipeline.envs.gym import located
 from pipeline.envs.named import is_class
 from pipeline.envs.own import narrow
 from pipeline.envs.processes import Processes
@@ -117,7 +118,9 @@ def _resolve(name: str) -> tuple[type, str]:
         prefix, colon, rest = "procgen", ":", name
     if prefix in ENVIRONMENTS.names() and prefix != "gym":
         return ENVIRONMENTS.load(prefix), rest if colon else ""
-    return ENVIRONMENTS.load("class" if is_class(name) else "gym"), name
+    if is_class(name):
+        return ENVIRONMENTS.load("class"), name
+    return ENVIRONMENTS.load("gym"), located(name)
 
 
 def _recipe(name: str, render_mode: str | None, training: bool, wrappers: Sequence[str]) -> list[_Part]:

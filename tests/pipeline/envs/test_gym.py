@@ -19,10 +19,12 @@ import pytest
 import tree
 
 from binaries import settings
+from pipeline import index
 from pipeline.envs import gym as adapter
 from pipeline.envs.environment import Done, Environment, action_kind
 from pipeline.envs.gym import GymEnvironment
-from pipeline.envs.make import make
+from pipeline.envs.lanes import Lanes
+from pipeline.envs.make import make, make_block
 from pipeline.envs.scripted import Scripted
 from pipeline.types import Nest, UserError
 
@@ -114,13 +116,38 @@ def test_a_module_that_registers_is_imported(tmp_path: Path, monkeypatch: pytest
     assert play(environment, 0) == (3, Done.TRUNCATED)
 
 
+def test_an_imported_module_is_asked_for_an_id_that_nobody_else_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_other_worlds.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('MyOther-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=3)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(index, "_added", {})
+    index.add("my_other_worlds")
+    assert adapter.located("CartPole-v1") == "CartPole-v1"
+    assert "my_other_worlds" not in sys.modules
+    block = make_block("MyOther-v0", 1, processes=1, timeout=60.0)
+    lanes = Lanes(block)
+    lanes.reset(0)
+    assert [int(lanes.step(np.zeros(1, np.int32))[2][0]) for _ in range(3)] == [Done.NO, Done.NO, Done.TRUNCATED]
+    lanes.close()
+
+
 def test_an_unknown_id_lists_the_near_ones() -> None:
     with pytest.raises(UserError, match=r"There is no environment 'CartPol-v1'; did you mean .*CartPole-v1.*\?"):
         make("CartPol-v1")
     with pytest.raises(UserError, match=r"There is no environment 'gymnasium:LunarLandr-v2'; did you mean LunarLander"):
         make("gymnasium:LunarLandr-v2")
-    with pytest.raises(UserError, match=r"no environment 'zzzz'; one of your own is written 'module:Id-v0', or 'mod"):
-        make("zzzz")
+    with pytest.raises(
+        UserError, match=r"no environment 'Mine-v0'; one of a package that registers it is .* 'module:Mine-v0'"
+    ):
+        make("Mine-v0")
+    with pytest.raises(
+        UserError, match=r"no environment 'numpy:Mine-v0'; 'numpy' registers no such id, and has no such"
+    ):
+        make("numpy:Mine-v0")
 
 
 def test_an_unknown_module_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,9 +10,20 @@ import numpy as np
 from binaries import console
 from binaries.experiment import Experiment
 from binaries.run_folder import RunFolder
+from binaries.settings import Binding
 
 if TYPE_CHECKING:
     from binaries.summaries import Summaries
+
+
+SEEN_EPISODES = 5
+"""of a test, that are recorded or shown where nobody asked for more"""
+
+
+def seen_episodes(settings: Mapping[str, Binding]) -> int | None:
+    """Of the evaluation at the end, how many are recorded or shown; None: all, for the command line says how many."""
+    binding = settings.get("Experiment.test_episodes")
+    return None if binding is not None and binding.origin.startswith("--") else SEEN_EPISODES
 
 
 def record(

@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags as absl_flags
 
 from binaries import console, flags, report, serving, settings
-from binaries.evaluation import evaluation_line, record, result_line
+from binaries.evaluation import evaluation_line, record, result_line, seen_episodes
 from binaries.experiment import Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder, as_text
 from binaries.signals import STOPPED, Stop, leave
@@ -224,7 +224,7 @@ def main(argv: list[str]) -> int:
     experiment = command.experiment
     tf.config.threading.set_intra_op_parallelism_threads(experiment.threads)
     settings.apply(command.settings)
-    plan = Plan("local", videos=videos, acts=False, stop=stop)
+    plan = Plan("local", videos=videos, acts=False, stop=stop, seen_episodes=seen_episodes(command.settings))
     folder.take()
     log.keep(folder.path / LOG)
     if videos is not None:

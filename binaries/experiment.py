@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from agents.actor import Actor
     from agents.agent import Agent
     from agents.algos.algo import Algo
-    from agents.evaluator import Evaluator
+    from agents.evaluator import Evaluator, FirstSeen
     from agents.learner import Learner
     from pipeline.dataset import Shares
     from pipeline.envs.block import Block
@@ -149,8 +149,8 @@ class Parts:
     server: reverb.Server
     client: reverb.Client
     agent: Agent
-    evaluators: dict[str, Evaluator]
-    testers: dict[str, Evaluator]
+    evaluators: dict[str, Evaluator | FirstSeen]
+    testers: dict[str, Evaluator | FirstSeen]
     scratch: Path
 
     def close(self) -> None:
@@ -172,14 +172,15 @@ class Plan:
         window: bool = False,
         acts: bool = True,
         stop: Callable[[], bool] = lambda: False,
+        seen_episodes: int | None = None,
     ):
         """`sys`, `tpu`: where to learn, as the flags say. Everything else comes from gin.
 
         `acts`: whether the process acts in training's environments; else it holds none once it knows their specs.
         `stop`: whether the process was asked to stop, which evaluations hear. `videos`: where the first lane's episodes
-        and those of the evaluation at the end are recorded. With `window` they are shown instead. With `single`, agent
-        and environment are made for the seed's loop by hand: one environment, whose states and actions have no leading
-        dimension.
+        and the first `seen_episodes` (None: all) of the evaluation at the end are recorded. With `window` they are
+        shown instead. With `single`, agent and environment are made for the seed's loop by hand: one environment, whose
+        states and actions have no leading dimension.
         """
         from agents.actor import make_rows
         from agents.algos.registry import ALGOS
@@ -200,11 +201,12 @@ class Plan:
         self.lanes = 1 if single else experiment.lanes
         self._videos = videos
         self._window = window
+        self._seen_episodes = seen_episodes
         self._stop = stop
         self._opened: list[Lanes | Environment | Evaluator] = []
         """to be closed"""
         self.crashes = Crashes(experiment.crash_rate, experiment.step_timeout)
-        if videos is not None or window:
+        if self.seen:
             check_pictures(self._maker(True, "human" if window else "rgb_array"), window)
         one = self.environment if acts else self._maker(True)()
         self.observation_spec, self.action_spec = one.observation_spec, one.action_spec
@@ -219,6 +221,11 @@ class Plan:
         except UserError:
             self.close()
             raise
+
+    @property
+    def seen(self) -> bool:
+        """Whether somebody sees episodes: as videos, or in a window."""
+        return self._videos is not None or self._window
 
     @functools.cached_property
     def environment(self) -> Lanes | Environment:
@@ -279,7 +286,7 @@ class Plan:
     def _training_block(self) -> Block:
         from pipeline.envs.block import InProcess
 
-        if self._videos is None and not self._window:
+        if not self.seen:
             return self._block(self.lanes, True)
         first = self._seen("train", 0, 1, self.experiment.record_period, True)
         return InProcess([first, *[self._maker(True)] * (self.lanes - 1)])
@@ -304,7 +311,7 @@ class Plan:
 
         experiment = self.experiment
         most = 1 if experiment.exclusive_environment else experiment.eval_lanes
-        if not seen or (self._videos is None and not self._window):
+        if not seen:
             block = self._block(min(episodes, most), training_levels)
         else:
             # So that no round is left with lanes that have no episode of their own to play.
@@ -429,36 +436,45 @@ class Plan:
         policy = Policy(self.algo, params, self.observation_spec, lanes, seed, training=True, places=places)
         return Actor(policy, writer, self.action_spec, lanes, data)
 
-    def evaluators(self, params: Params, kind: str) -> dict[str, Evaluator]:
+    def evaluators(self, params: Params, kind: str) -> dict[str, Evaluator | FirstSeen]:
         """By the name of its results, what plays the episodes of `kind`, 'eval' or 'test', in environments of its own.
 
         They are made when they are needed. Those of the test are recorded or shown if the run asks for it. A world that
         holds levels out from training has a second evaluation, of the levels that are trained on.
         """
-        from agents.evaluator import Evaluator
+        from agents.evaluator import Evaluator, FirstSeen
         from pipeline.envs.make import has_held_out
 
         experiment, test = self.experiment, kind == "test"
         episodes = experiment.test_episodes if test else experiment.eval_episodes
         seed = experiment.test_seed if test else experiment.eval_seed
 
-        def evaluator(training_levels: bool) -> Evaluator:
+        def evaluator(training_levels: bool, first: int, count: int, seen: bool) -> Evaluator:
             made = Evaluator(
                 self.algo,
                 params,
-                functools.partial(self._evaluation_lanes, episodes, test and not training_levels, training_levels),
-                episodes,
+                functools.partial(self._evaluation_lanes, count, seen, training_levels),
+                count,
                 seed,
                 greedy=experiment.eval_policy == "greedy",
                 episode_steps=experiment.eval_episode_steps,
                 keep_lanes=not experiment.exclusive_environment,
+                first=first,
             )
             self._opened.append(made)
             return made
 
-        trained = {f"{kind}/training_levels": evaluator(True)} if has_held_out(experiment.environment) else {}
+        seen = episodes if self._seen_episodes is None else min(episodes, self._seen_episodes)
+        if not test or not self.seen:
+            counts = evaluator(False, 0, episodes, False)
+        elif seen == episodes:
+            counts = evaluator(False, 0, episodes, True)
+        else:
+            counts = FirstSeen(evaluator(False, 0, seen, True), evaluator(False, seen, episodes - seen, False))
+        held_out = has_held_out(experiment.environment)
+        trained = {f"{kind}/training_levels": evaluator(True, 0, episodes, False)} if held_out else {}
         # The one that counts comes last, in what is said and in results.jsonl.
-        return {**trained, kind: evaluator(False)}
+        return {**trained, kind: counts}
 
     def build(self, scratch: Path, port: int | None = None, replay: Path | None = None) -> Parts:
         """Starts the Reverb server (with the contents of `replay`) and puts the parts together.

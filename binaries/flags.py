@@ -53,11 +53,9 @@ flags.DEFINE_bool(
     "restart_damaged", False, "where all checkpoints are damaged, begin at step 0 again, without the results so far"
 )
 flags.DEFINE_bool(
-    "render", False, "show the first lane's episodes and the test's in a window; without a display, record them"
+    "render", False, "show episodes of training and of the test in a window; without a display, record them"
 )
-flags.DEFINE_bool(
-    "record_video", False, "write episodes of training, and all of the test, as .mp4 to OUTPUT_DIR/videos"
-)
+flags.DEFINE_bool("record_video", False, "write episodes of training and of the test as .mp4 to OUTPUT_DIR/videos")
 flags.DEFINE_string(
     "profile", None, "START:STOP: profile between these environment steps, for TensorBoard's profile page"
 )

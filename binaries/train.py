@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import pickle
@@ -14,7 +15,7 @@ import tree
 
 from agents.tf_config import check_alone
 from binaries import console, copies, flags, network, report, settings, workers
-from binaries.evaluation import evaluation_line, record, result_line
+from binaries.evaluation import evaluation_line, record, result_line, seen_episodes
 from binaries.experiment import Parts, Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RESULTS, RunFolder, finished_line, is_finished
 from binaries.signals import STOPPED, Stop, leave
@@ -79,6 +80,7 @@ class Run:
         self._logged = (time.monotonic(), 0, 0)
         self._returns: list[float] = []
         self._videos = videos
+        self._seen = parts.plan.seen
         self._profile = profile
         self._state: Nest = None
         """of the environments, where a run resumes in the middle of their episodes"""
@@ -178,18 +180,25 @@ class Run:
             self._save()
         return not stop()
 
-    def test(self) -> None:
-        """The evaluation at the end; raises Stopped where a signal asked to stop."""
+    def test(self, counts: bool = True) -> None:
+        """The evaluation at the end; raises Stopped where a signal asked to stop.
+
+        Not `counts`: it is played to be seen, and is no result of the run.
+        """
         # Nobody needs the others any more.
         for held in (self._parts.environment, *self._parts.evaluators.values()):
             held.close()
         # Nothing is left to be saved.
         self._leave_s = 0.0
-        played = {kind: tester.run(self._steps) for kind, tester in self._parts.testers.items()}
+        played = {}
+        for kind, tester in self._parts.testers.items():
+            seen = self._seen and kind == "test"
+            played[kind] = tester.run(self._steps, self._say_return if seen else None)
         self._leave_s = LEAVE_S
         for kind, returns in played.items():
             tester = self._parts.testers[kind]
-            self._report(kind, returns, tester.cut)
+            if counts:
+                self._report(kind, returns, tester.cut)
             self._progress.warn(
                 result_line(self._experiment, kind, self._steps, self._agent.learner.updates, returns, tester.cut)
             )
@@ -199,6 +208,9 @@ class Run:
             report.write([self._folder.path], self._folder.path)
         except OSError as error:
             self._unsaved(f"no report ({error})", error)
+
+    def _say_return(self, number: int, episode_return: float) -> None:
+        self._progress.say(f"episode {number + 1}: return {episode_return:.1f}")
 
     def show_settings_in_tensorboard(self, operative: str) -> None:
         """Adds the operative configuration, as text and on the HParams page."""
@@ -420,6 +432,28 @@ def _viewing(command: flags.Command, folder: RunFolder) -> tuple[Videos | None, 
     return None, render
 
 
+def _few_episodes(command: flags.Command, recorded: bool) -> tuple[flags.Command, bool]:
+    """The command, and whether its test counts, where episodes are seen that nobody said the number of.
+
+    A training is tested as it would be without being seen, and its first episodes are. Without a training only those
+    are played.
+    """
+    episodes, few = command.experiment.test_episodes, seen_episodes(command.settings)
+    seen, verb = "recorded" if recorded else "shown", "records" if recorded else "shows"
+    if few is None:
+        return command, True
+    few = min(few, episodes)
+    counts = command.flags["training"]
+    if not counts:
+        binding = settings.Binding("Experiment", "test_episodes", few, f"few are {seen}")
+        experiment = dataclasses.replace(command.experiment, test_episodes=few)
+        command = command._replace(settings={**command.settings, binding.name: binding}, experiment=experiment)
+    if not command.flags["quiet"]:
+        of = f"Of the test's {console.count(episodes, 'episode')} the first {few}" if counts else f"{few} episodes"
+        print(f"{of} are {seen}; --test_episodes=N {verb} N.", flush=True)
+    return command, counts
+
+
 def _show(reading: settings.Reading, folder: RunFolder, plan: Plan, reach: str) -> None:
     """Says what is about to run, and where each setting came from."""
     print(f"{plan.experiment.algo} on {plan.experiment.environment}, in {folder.path}")
@@ -474,6 +508,9 @@ def main(argv: list[str]) -> int:
             report.write([folder.path], folder.path)
         print(finished_line(folder.path))
         return 0
+    counts, seen = True, seen_episodes(command.settings)
+    if videos is not None or window:
+        command, counts = _few_episodes(command, videos is not None)
     profile = Profile(command.flags["profile"], folder.path / "train") if command.flags["profile"] else None
     reach = network.separate(command.flags, window)
     stop.watch(leave("train"))
@@ -482,7 +519,7 @@ def main(argv: list[str]) -> int:
 
     tf.config.threading.set_intra_op_parallelism_threads(command.experiment.threads)
     settings.apply(command.settings)
-    plan = Plan(command.flags["sys"], command.flags["tpu"], videos=videos, window=window, stop=stop)
+    plan = Plan(command.flags["sys"], command.flags["tpu"], videos=videos, window=window, stop=stop, seen_episodes=seen)
     replay = None if unit is None or ACTORS in unit.state else unit.path / "replay"
     try:
         parts = plan.build(folder.checkpoints / "replay.new", port or None, replay)
@@ -502,20 +539,24 @@ def main(argv: list[str]) -> int:
         if not quiet:
             _show(reading, folder, plan, reach)
         run = Run(parts, folder, checkpoints, unit, stop=stop, quiet=quiet, videos=videos, profile=profile)
-        run.show_settings_in_tensorboard(operative)
         if training:
+            run.show_settings_in_tensorboard(operative)
             _warn_of_no_update(parts)
         if training and not run.train():
             print(f"Stopped and saved; the same command goes on from here. Checkpoints: {folder.checkpoints}")
             return 0
-        run.test()
+        run.test(counts)
+        if videos is not None and not quiet:
+            print(f"Videos: {folder.videos}")
+        if not counts:
+            return 0
         if not training and not quiet:
             print(f"This test is one more line of {folder.path / RESULTS}; the report shows the newest.")
         elif not quiet:
             print(f"Report: {folder.path / report.PAGE}\nTensorBoard: ./run tensorboard --logdir={folder.path}")
             print(f"Checkpoints: {folder.checkpoints}")
     except Stopped:
-        print("Stopped in the evaluation at the end, which the same command begins again.")
+        print("Stopped in the evaluation at the end, which the same command begins again." if counts else "Stopped.")
     finally:
         parts.close()
     return 0

@@ -84,7 +84,7 @@ class Videos:
     def keep(self, path: Path, part: str, episode: int, episode_return: float) -> None:
         """Gives a finished file its name."""
         steps = self.env_steps()
-        name = f"{part}-step-{steps:09d}-episode-{episode}-return-{episode_return:.1f}.mp4"
+        name = f"{part}-step-{steps:09d}-episode-{episode:06d}-return-{episode_return:.1f}.mp4"
         self.finished.append(Video(path.replace(self._folder / name), part, steps))
 
     def warn(self, reason: object) -> None:

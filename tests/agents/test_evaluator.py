@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from agents.algos.algo import networks
 from agents.algos.dqn import DQN
-from agents.evaluator import Evaluator
+from agents.evaluator import Evaluator, FirstSeen
 from pipeline.envs.block import InProcess
 from pipeline.envs.lanes import Lanes, episode_seeds
 from pipeline.envs.make import make
@@ -53,3 +53,36 @@ def test_the_same_episodes_every_time_however_many_are_played_at_once(lanes: int
     play = evaluator(8, lanes, "CartPole-v1")
     np.testing.assert_array_equal(play.run(), first)
     np.testing.assert_array_equal(play.run(), first)
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_each_episode_is_told_once_as_it_ends(lanes: int) -> None:
+    heard: list[tuple[int, float]] = []
+    returns = evaluator(6, lanes).run(told=lambda number, episode_return: heard.append((number, episode_return)))
+    assert sorted(heard) == list(enumerate(returns))
+    if lanes > 1:
+        # The shortest of the first four ends first; the last round has a lane that repeats an episode.
+        assert heard[0][1] == min(returns[:4])
+
+
+def test_episodes_that_are_cut_are_told_too() -> None:
+    play = evaluator(2, 2, "CartPole-v1")
+    play._episode_steps = 5
+    heard: dict[int, float] = {}
+    returns = play.run(told=heard.__setitem__)
+    assert play.cut == 2
+    assert [heard[0], heard[1]] == returns.tolist() == [5.0, 5.0]
+
+
+def test_the_first_episodes_and_those_that_follow_are_those_of_one_evaluator() -> None:
+    whole = evaluator(7, 3).run()
+    seen, unseen = evaluator(2, 2), evaluator(5, 4)
+    unseen._seeds = episode_seeds(5, 7)[2:]
+    heard: dict[int, float] = {}
+    both = FirstSeen(seen, unseen)
+    assert both.run(told=heard.__setitem__).tolist() == whole.tolist()
+    assert heard == dict(enumerate(whole[:2]))
+    assert both.cut == 0
+    assert seen._lanes is None, "A window is closed when its episodes are over."
+    both.close()
+    assert unseen._lanes is None

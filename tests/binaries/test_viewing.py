@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,15 @@ from tensorboard.plugins import base_plugin
 from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.plugins.hparams.backend_context import Context
 
+from binaries import settings
+from binaries.evaluation import SEEN_EPISODES, seen_episodes
+from binaries.experiment import Plan
 from binaries.summaries import Summaries
 from binaries.train import Profile
+from pipeline.envs.recorder import Videos
 from pipeline.types import UserError
 from tests.binaries.conftest import Once
-from tests.binaries.programs import Ended, environment, run
+from tests.binaries.programs import Ended, environment, on_screen, run, running
 from tests.binaries.units import results
 
 
@@ -172,6 +179,71 @@ def test_a_run_ends_with_a_report_that_has_the_videos_in_it(seen: tuple[Path, En
     page = (folder / "report.html").read_text()
     assert page.count("data:video/mp4;base64,") == 3
     assert f"{results(folder)[-1]['mean_return']:.1f}" in page
+
+
+def viewed(seen: tuple[Path, Ended], to: Path, *more: str) -> list[str]:
+    """The words that show the policy of a copy of the run."""
+    shutil.copytree(seen[0], to)
+    shutil.rmtree(to / "videos")
+    words = [word for word in flags(to, "--training", "False", "--render", "True") if "test_episodes" not in word]
+    return [*words, *more]
+
+
+def test_few_episodes_are_shown_each_return_is_told_and_none_is_a_result(
+    seen: tuple[Path, Ended], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    before = (seen[0] / "results.jsonl").read_text()
+    ended = run("binaries.train", *viewed(seen, folder))
+    assert (ended.code, ended.stderr) == (0, "")
+    assert "5 episodes are recorded; --test_episodes=N records N.\n" in ended.stdout
+    told = re.findall(r"(?m)^episode (\d): return (\S+)$", ended.stdout)
+    assert [number for number, _ in told] == ["1", "2", "3", "4", "5"]
+    names = sorted(path.stem.split("-", 4)[4] for path in (folder / "videos").iterdir())
+    assert names == [f"{int(number) - 1:06d}-return-{score}" for number, score in told]
+    mean = np.mean([float(score) for _, score in told])
+    said = re.search(r"steps: (\S+) \+- \S+ over 5 sampled episodes", ended.stdout)
+    assert said is not None
+    assert float(said[1]) == pytest.approx(mean, abs=0.1)
+    assert (folder / "results.jsonl").read_text() == before
+
+
+def test_ctrl_c_ends_the_viewing_without_a_traceback_or_half_a_video(seen: tuple[Path, Ended], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = viewed(seen, folder, "--test_episodes=100000")
+    with running("binaries.train", *words, terminal=True) as train:
+        train.read_until(lambda text: "episode 1: return" in text)
+        train.process.send_signal(signal.SIGINT)
+        train.read_rest()
+        assert train.process.wait() == 0, train.text
+    assert on_screen(train.text)[-1].startswith("Stopped in the evaluation")
+    assert "Traceback" not in train.text
+    names = [path.name for path in (folder / "videos").iterdir()]
+    assert names
+    assert all(name.startswith("test-step-") for name in names)
+
+
+def test_a_training_is_tested_in_as_many_episodes_as_ever_of_which_the_first_are_seen(tmp_path: Path) -> None:
+    overrides = ["Experiment.test_episodes=7", "Experiment.eval_policy='greedy'"]
+    merged = settings.read("dqn_cartpole_uniform", overrides, {})
+    settings.apply(merged)
+    assert seen_episodes(merged) is None, "Whoever says how many sees them all."
+    assert seen_episodes(settings.read("ppo_pong", [], {})) == SEEN_EPISODES, "A file's number is the test's."
+    videos = Videos(tmp_path, "libx264")
+    videos.start()
+    heard: dict[int, float] = {}
+    plan = Plan("local", videos=videos, seen_episodes=3)
+    try:
+        params = plan.learner().params
+        returns = plan.evaluators(params, "test")["test"].run(0, heard.__setitem__)
+        alone = Plan("local").evaluators(params, "test")["test"].run(0)
+    finally:
+        plan.close()
+    assert returns.tolist() == alone.tolist()
+    assert heard == dict(enumerate(returns[:3]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"test-step-000000000-episode-{number:06d}-return-{score:.1f}.mp4" for number, score in sorted(heard.items())
+    ]
 
 
 @pytest.mark.parametrize("text", ["5", "5:", ":5", "9:5", "5:5", "a:b", "-1:4"])

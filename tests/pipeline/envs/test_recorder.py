@@ -76,7 +76,7 @@ def test_every_so_many_episodes_are_recorded_and_named_by_step_and_return(tmp_pa
     recorder = Recorder(Drawn, kept, "train", 0, 1, period=3)
     assert play(recorder, 4) == play(Drawn(), 4) == [6, 1, 15, 6]
     recorder.close()
-    names = [f"train-step-000001234-episode-{k}-return-6.0.mp4" for k in (0, 3)]
+    names = [f"train-step-000001234-episode-{k:06d}-return-6.0.mp4" for k in (0, 3)]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert [video.path.name for video in kept.finished] == names
 
@@ -100,7 +100,7 @@ def test_the_pictures_are_those_of_the_steps(tmp_path: Path) -> None:
     recorder = Recorder(Drawn, videos(tmp_path), "test", 0, 1, 1)
     play(recorder, 1)
     recorder.close()
-    shown = frames(next(tmp_path.glob("*-episode-0-*")))
+    shown = frames(next(tmp_path.glob("*-episode-000000-*")))
     assert shown.shape == (4, 34, 66, 3)  # even sides
     np.testing.assert_allclose(shown.mean((1, 2, 3)), [0, 20, 40, 60], atol=3)
 
@@ -122,7 +122,7 @@ def test_what_goes_wrong_costs_the_video_only_and_is_told_once(
     recorder = Recorder(Undrawn, videos(tmp_path), "train", 0, 1, 1)
     assert play(recorder, 4) == [6, 1, 15, 6]
     recorder.close()
-    assert [path.name.split("-")[4] for path in tmp_path.iterdir()] == ["1"]
+    assert [path.name.split("-")[4] for path in tmp_path.iterdir()] == ["000001"]
     said = "WARNING: an episode was not recorded (the screen is gone.); the run goes on.\n"
     assert capsys.readouterr().out == said
 

@@ -199,7 +199,7 @@ def test_a_replay_server_says_how_it_is_and_refuses_other_experiments(tmp_path: 
 
 
 def test_who_finds_nobody_says_so_and_ends(tmp_path: Path) -> None:
-    alone = ["--hparam_override=Experiment.startup_timeout=6", f"--replay=localhost:{free_ports(1)[0]}"]
+    alone = ["--hparam_override=Experiment.startup_timeout=12", f"--replay=localhost:{free_ports(1)[0]}"]
     more = {"actor": [], "learner": [f"--output_dir={tmp_path}"]}
     with ThreadPoolExecutor() as both:
         ends = both.map(lambda program: run(f"binaries.{program}", *flags(*alone, *more[program])), more)

@@ -33,7 +33,7 @@ def ended(limit: float, hang: float) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_call_that_hangs_past_the_limit_ends_the_process_with_a_sentence() -> None:
-    done = ended(limit=6.5, hang=50.0)
+    done = ended(limit=10.0, hang=LIMIT_S)
     assert done.returncode == 1
     assert "The learner asks the replay server for weights, for " in done.stdout
     assert done.stderr.startswith("The learner asks the replay server for weights, without an answer for ")
@@ -41,12 +41,12 @@ def test_a_call_that_hangs_past_the_limit_ends_the_process_with_a_sentence() -> 
 
 
 def test_one_that_comes_back_in_time_is_left_alone() -> None:
-    done = ended(limit=30.0, hang=2.0)
+    done = ended(limit=LIMIT_S, hang=0.5)
     assert (done.returncode, done.stdout, done.stderr) == (0, "calls\ncame back [] []\n", "")
 
 
 def test_one_that_takes_long_is_a_fault_of_who_has_to_answer() -> None:
-    done = ended(limit=30.0, hang=8.0)
+    done = ended(limit=LIMIT_S, hang=8.0)
     assert done.stdout.endswith("came back ['waited for a replay server'] []\n")
 
 

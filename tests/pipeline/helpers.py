@@ -21,10 +21,12 @@ from pipeline.envs.lanes import Lanes
 from pipeline.envs.scripted import Scripted
 from pipeline.rows import Rows
 from pipeline.types import Data
+from pipeline.waiting import Waiting
 from pipeline.writer import RolloutWriter, Writer
 from servers import tables
 from servers.memory.memory import Memory
 from servers.memory.queue import Queue
+from tests.limits import LIMIT_S
 
 LANE = "lane"
 """a row extra: the lane that wrote it"""
@@ -179,8 +181,14 @@ class Stream:
         if flush:
             self.actor.flush()
 
-    def draws(self, batches: int = 2, replicas: int = 1, timeout_ms: int = 200, **several: Any) -> tf.data.Dataset:
-        """The dataset of the table."""
+    def give_up_after(self, seconds: float) -> None:
+        """How long the writer waits from now on for a server that takes nothing."""
+        self.writer._streams._waiting = Waiting(seconds)
+
+    def draws(
+        self, batches: int = 2, replicas: int = 1, timeout_ms: int = int(1000 * LIMIT_S), **several: Any
+    ) -> tf.data.Dataset:
+        """The dataset of the table; it ends where nothing comes for `timeout_ms`."""
         return dataset(
             self.addresses,
             tables.TABLE,

@@ -58,7 +58,7 @@ def test_a_queue_gives_every_window_once_and_in_order(serve: Serve, memory: type
     items = expected_items(SCRIPTS, n, 1, 41, stream.memory.blocks)
     written = list(itertools.chain(*items))
     whole = len(written) // 12 * 12  # draws of 2 batches of 6 windows; the rest makes no draw
-    got = [batch for draw in stream.draws() for batch in batch_windows(draw)]
+    got = [batch for draw in stream.draws(timeout_ms=1_000) for batch in batch_windows(draw)]
     assert [len(batch) for batch in got] == [6] * (whole // 6)
     assert list(itertools.chain(*got)) == written[:whole]
     assert stream.table_size() == 0
@@ -114,7 +114,7 @@ def test_keys_stand_in_the_order_of_the_windows(serve: Serve, memory: type[Memor
 @pytest.mark.parametrize("memory", [BlockQueue, LaneQueue, Uniform, Prioritized])
 def test_a_table_without_items_ends_the_iterator(serve: Serve, memory: type[Memory]) -> None:
     stream = Stream(serve, memory())
-    iterator = iter(stream.draws())
+    iterator = iter(stream.draws(timeout_ms=200))
 
     @tf.function
     def draw() -> Draw:
@@ -126,7 +126,7 @@ def test_a_table_without_items_ends_the_iterator(serve: Serve, memory: type[Memo
 
 def test_a_new_iterator_goes_on_after_a_stall(serve: Serve) -> None:
     stream = Stream(serve, BlockQueue())
-    assert list(stream.draws()) == []
+    assert list(stream.draws(timeout_ms=200)) == []
     stream.write(5)
     assert all_windows(next(iter(stream.draws()))) == list(itertools.chain(*expected_items(SCRIPTS, 1, 1, 5, True)))
 

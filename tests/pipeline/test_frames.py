@@ -26,6 +26,7 @@ from servers.memory.memory import Memory
 from servers.memory.prioritized import Prioritized
 from servers.memory.queue import Queue
 from servers.memory.uniform import Uniform
+from tests.limits import LIMIT_S
 
 SHAPE = (18, 18, 1)
 """large enough for a column of its own"""
@@ -108,7 +109,7 @@ def test_stacks_come_back_as_they_were_acted_on(memory: Memory, serve: Callable[
     seen = play(writer, lanes, STEPS)
     draws = dataset(
         [f"localhost:{server.port}"], "experience", rows, data, memory,
-        lanes=LANES, signature=signature, batches=1, replicas=1, timeout_ms=2_000,
+        lanes=LANES, signature=signature, batches=1, replicas=1, timeout_ms=int(1000 * LIMIT_S),
     )  # fmt: skip
     starts = set()
     for draw in draws.take(STEPS // (WINDOW - 1) if memory.on_policy else 300):

@@ -10,7 +10,6 @@ import pytest
 import reverb
 import tensorflow as tf
 
-import pipeline.writer
 from pipeline.waiting import StallError
 from servers.memory.queue import Queue
 from tests.pipeline.helpers import SCRIPTS, Row, Script, Stream, Window, expected_rows, text, windows
@@ -138,7 +137,8 @@ def test_the_next_rollout_begins_with_the_state_that_ended_the_one_before(serve:
 def test_rollouts_reach_the_learner_as_they_were_written(serve: Serve) -> None:
     stream = Stream(serve, Queue(), n=4)
     stream.write(24)
-    found = [windows(tf.nest.map_structure(lambda leaf: leaf[0], draw.steps)) for draw in stream.draws(batches=1)]
+    draws = stream.draws(batches=1, timeout_ms=1_000)
+    found = [windows(tf.nest.map_structure(lambda leaf: leaf[0], draw.steps)) for draw in draws]
     # The iterator ends when the queue gives nothing for a while: each rollout came once.
     assert found == expected_rollouts(SCRIPTS, 4, 24)
     assert len(found) == 6
@@ -236,22 +236,20 @@ def test_a_reset_by_hand_while_lanes_wait_gives_each_its_one_last_state(serve: S
 
 
 @pytest.mark.parametrize("before", [0, 4], ids=["from the start", "later"])
-def test_a_dead_server_is_reported(serve: Serve, monkeypatch: pytest.MonkeyPatch, before: int) -> None:
-    monkeypatch.setattr(pipeline.writer, "TIMEOUT_S", 1.0)
+def test_a_dead_server_is_reported(serve: Serve, before: int) -> None:
     stream = Stream(serve, Queue(), n=2)
     stream.write(before)
     stream.server.stop()
+    stream.give_up_after(1.0)
     with pytest.raises(StallError, match="table 'experience' takes no items"):
         stream.write(2)
 
 
-def test_a_full_queue_holds_its_rollouts_and_makes_the_writer_wait(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline.writer, "TIMEOUT_S", 1.0)
+def test_a_full_queue_holds_its_rollouts_and_makes_the_writer_wait(serve: Serve) -> None:
     stream = Stream(serve, Queue(), (LONG,), n=2, size=2)
     stream.write(4)
     stream.write(1)
+    stream.give_up_after(1.0)
     with pytest.raises(StallError, match="The actor waits for the replay server"):
         stream.write(1)
     assert text(stream.stored())[:2] == ["a00 a01 a02", "a02 a03 a04"]

@@ -134,27 +134,27 @@ def test_a_table_whose_signature_disagrees_refuses_the_items(
 
 
 @pytest.mark.parametrize("before", [0, 5], ids=["from the start", "later"])
-def test_a_dead_server_is_reported(serve: Serve, monkeypatch: pytest.MonkeyPatch, before: int) -> None:
-    monkeypatch.setattr(pipeline.writer, "TIMEOUT_S", 1.0)
+def test_a_dead_server_is_reported(serve: Serve, before: int) -> None:
     stream = Stream(serve, BlockQueue())
     stream.write(before)
     stream.server.stop()
+    stream.give_up_after(1.0)
     with pytest.raises(StallError, match=r"table 'experience' takes no items \(.* timeout of 0:00:01\): nothing moved"):
         stream.write(3)
 
 
-def test_appending_to_a_dead_server_does_not_go_on_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.writer, "TIMEOUT_S", 1.0)
+def test_appending_to_a_dead_server_does_not_go_on_for_ever(serve: Serve) -> None:
     stream = Stream(serve, BlockQueue())
     stream.server.stop()
+    stream.give_up_after(1.0)
     with pytest.raises(StallError):
         stream.write(pipeline.writer.PENDING + 2, flush=False)
 
 
-def test_a_full_queue_holds_its_size_and_makes_the_writer_wait(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.writer, "TIMEOUT_S", 1.0)
+def test_a_full_queue_holds_its_size_and_makes_the_writer_wait(serve: Serve) -> None:
     stream = Stream(serve, BlockQueue(), (A,), size=4)
     stream.write(5)
+    stream.give_up_after(1.0)
     with pytest.raises(StallError):
         stream.write(1)
     assert text(stream.stored())[:4] == ["a00 a01", "a01 a02*", "a02* a10", "a10 a11*"]

@@ -31,7 +31,15 @@ class Replay(Memory):
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers.shards, "RETRY_S", 0.0)
-    monkeypatch.setattr(servers.shards, "TIMEOUT_S", 1)
+    monkeypatch.setattr(servers.shards, "TIMEOUT_S", int(LIMIT_S))
+
+
+def lose(shards: Shards, left: list[int]) -> None:
+    """Polls until the servers `left` alone answer."""
+    with pytest.MonkeyPatch.context() as impatient:
+        impatient.setattr(servers.shards, "TIMEOUT_S", 1)
+        while shards.alive != left:
+            shards.poll()
 
 
 def serve(folder: Path, ratio: Ratio, port: int | None = None, contents: Path | None = None) -> reverb.Server:
@@ -83,7 +91,8 @@ def test_actors_wait_where_they_are_further_ahead_than_the_slack(tmp_path: Path)
     server = serve(tmp_path, RATIO)
     client = reverb.Client(f"localhost:{server.port}")
     # 4 samples for each of 20 + 40 / 4 items.
-    assert insert(client, 40, timeout_ms=500) == 30
+    assert insert(client, 30) == 30
+    assert insert(client, 1, timeout_ms=500) == 0
     shards = Shards([client], RATIO)
     shards.poll()
     shards.begin()
@@ -105,8 +114,7 @@ def test_a_server_that_comes_back_with_older_contents_counts_from_there(tmp_path
     port = server.port
     server.stop()
     del server
-    while shards.alive:
-        shards.poll()
+    lose(shards, left=[])
     assert shards.changed
     assert shards.items == [0]
     assert shards.seconds_since_insert >= 0
@@ -131,8 +139,7 @@ def test_the_others_go_on_where_one_server_is_lost(tmp_path: Path) -> None:
     shards.begin()
     assert (shards.credit, shards.contents(queue=False)) == (16.0, [12.0, 12.0])
     made[0].stop()
-    while len(shards.alive) > 1:
-        shards.poll()
+    lose(shards, left=[1])
     shards.begin()
     # The first items of the other alone: it may be drawn from at once.
     assert (shards.credit, shards.contents(queue=False)) == (8.0, [0.0, 12.0])

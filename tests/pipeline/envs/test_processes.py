@@ -134,7 +134,8 @@ def test_a_failure_costs_an_episode(
 
 
 def test_a_process_that_hangs_is_replaced() -> None:
-    lanes = Lanes(Processes([Obedient] * 2, 2, timeout=0.5), crashes=Crashes(1.0, 0.5))
+    # The other one answers in a thousandth of that.
+    lanes = Lanes(Processes([Obedient] * 2, 2, timeout=5.0), crashes=Crashes(1.0, LIMIT_S))
     before = lanes.reset(0)["process"]
     _, _, done = lanes.step(np.array([3, 0], np.int32))
     assert done.tolist() == [Done.TRUNCATED, Done.NO]

@@ -343,7 +343,7 @@ def test_lanes_outlive_a_killed_game(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_in_a_process_lanes_outlive_a_game_that_stands_still() -> None:
     crashes = Crashes(rate=1.0, timeout=LIMIT_S)
-    lanes = Lanes(Processes([partial(VizDoom, "basic")] * 2, processes=2, timeout=2.0), crashes=crashes)
+    lanes = Lanes(Processes([partial(VizDoom, "basic")] * 2, processes=2, timeout=5.0), crashes=crashes)
     lanes.reset(0)
     actions = np.full(2, NOTHING, np.int32)
     lanes.step(actions)

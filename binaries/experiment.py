@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -217,7 +218,7 @@ class Plan:
             self.rows = make_rows(self.algo, self.observation_spec, self.action_spec)
             check_divides(self.data, self.memory, self.lanes, self.strategy.num_replicas_in_sync)
             self.replay_bytes = tables.budget(self.data, self.memory, self.rows, self.lanes)
-            tables.check_budget(self.replay_bytes)
+            tables.check_budget(self.replay_bytes, *self._size_setting())
         except UserError:
             self.close()
             raise
@@ -320,6 +321,15 @@ class Plan:
             makers = [self._seen("test", lane, count, 1, training_levels) for lane in range(count)]
             block = InProcess(makers, self._stop)
         return Lanes(block, together=True, crashes=self.crashes)
+
+    def _size_setting(self) -> tuple[str, int]:
+        """The setting that the replay grows with, and its value."""
+        cls = type(self.algo)
+        if not self.memory.on_policy:
+            return f"{cls.__name__}.replay_size", self.data.size
+        known = inspect.signature(cls).parameters
+        name = "rollout_length" if "rollout_length" in known else "longest_episode"
+        return f"{cls.__name__}.{name}", self.data.window - 1
 
     @property
     def windows(self) -> int:

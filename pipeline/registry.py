@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -63,6 +64,12 @@ class Registry:
         self.check(name)
         self._check_takes(name, takes)
         return gin.get_configurable(self.load(name))
+
+    def configured(self, name: str) -> dict[str, Any]:
+        """What the class's constructor would be given, without making an instance: gin's bindings over its defaults."""
+        cls = self.load(name)
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return {p.name: p.default for p in parameters if p.default is not p.empty} | gin.get_bindings(cls)
 
     def load(self, name: str) -> type:
         """The class itself; raises UserError as `check`."""

@@ -49,13 +49,13 @@ def free_memory() -> int:
     return free
 
 
-def check_budget(needed: int) -> None:
-    """Raises UserError where `needed` bytes exceed what is free."""
+def check_budget(needed: int, setting: str, value: int) -> None:
+    """Raises UserError where `needed` bytes exceed what is free; they grow with `setting`, which is `value`."""
     free = free_memory()
     if needed > free:
         raise UserError(
-            f"The replay needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free: make the"
-            " replay_size smaller."
+            f"The replay needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free: make {setting}"
+            f" smaller, which is {value:,} (at most {value * free // needed:,} fit)."
         )
 
 

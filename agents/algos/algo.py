@@ -16,6 +16,7 @@ import tree
 
 from agents.algos.grad_comp.basic import gradients
 from agents.models.moments import Moments
+from agents.models.states import check_flattened, check_states
 from pipeline.types import Batch, Data, Nest, Params, Update
 
 
@@ -45,8 +46,16 @@ class Algo(abc.ABC):
     metrics: tuple[str, ...] = ("loss",)
     """names of what `loss` reports; 'loss' is always among them"""
 
-    def check(self, observation_spec: Nest, action_spec: Nest) -> None:  # noqa: B027 most have nothing to add
-        """Raises UserError where it cannot serve spaces whose kind it serves."""
+    def check(self, observation_spec: Nest, action_spec: Nest) -> None:
+        """Raises UserError where it cannot serve spaces whose kind it serves: here, where its networks cannot."""
+        flattening = []
+        for setting, model in self.model_names().items():
+            flattening += check_states(model, f"{type(self).__name__}.{setting}", observation_spec)
+        check_flattened(flattening, observation_spec)
+
+    def model_names(self) -> dict[str, str]:
+        """The names of the models that see states, by the parameter that chose each: {'model': 'basic'}."""
+        return {}
 
     @abc.abstractmethod
     def data(self) -> Data:

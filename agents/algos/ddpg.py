@@ -71,6 +71,7 @@ class DDPG(Algo):
             target_update_rate=target_update_rate,
         )
         check_fraction("DDPG", gamma=gamma, target_update_rate=target_update_rate)
+        self._model_names = {"actor_model": actor_model, "critic_model": critic_model}
         self._actor_model = MODELS.get(actor_model)
         self._critic_model = MODELS.get(critic_model)
         self._act_select_name = act_select
@@ -94,9 +95,13 @@ class DDPG(Algo):
                 "DDPG squashes its actions into the bounds of their space, and this space has none: choose another"
                 " algorithm, for example ppo."
             )
+        super().check(observation_spec, action_spec)
 
     def data(self) -> Data:
         return self._data
+
+    def model_names(self) -> dict[str, str]:
+        return self._model_names
 
     def models(self, observation_spec: Nest, action_spec: Nest) -> dict[str, tf.keras.Model]:
         return {"actor": self._actor_model(action_spec), "critic": self._critic_model()}

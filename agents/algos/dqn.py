@@ -62,6 +62,7 @@ class DQN(Algo):
             target_update_rate=target_update_rate,
         )
         check_fraction("DQN", gamma=gamma, target_update_rate=target_update_rate)
+        self._model_names = {"model": model}
         self._model = MODELS.get(model)
         self._act_select = ACTION_SELECTORS.get(act_select, takes="values")()
         self._grad_comp = GRADIENT_FUNCTIONS.get(grad_comp, takes="errors")()
@@ -76,6 +77,9 @@ class DQN(Algo):
 
     def data(self) -> Data:
         return self._data
+
+    def model_names(self) -> dict[str, str]:
+        return self._model_names
 
     def models(self, observation_spec: Nest, action_spec: Nest) -> dict[str, tf.keras.Model]:
         return {"q": self._model(action_spec.num_values)}

@@ -63,6 +63,9 @@ class OnPolicy(Algo):
         check_fraction(owner, gamma=gamma)
         check_positive(owner, value_weight=value_weight)
         check_positive(owner, policy_learning_rate=policy_learning_rate, value_learning_rate=value_learning_rate)
+        self._model_names = {"policy_model": policy_model}
+        if value_model and value_model != SHARED:
+            self._model_names["value_model"] = value_model
         self._policy_model = MODELS.get(policy_model)
         self._shared = value_model == SHARED
         self._has_values = bool(value_model)
@@ -84,6 +87,10 @@ class OnPolicy(Algo):
     def check(self, observation_spec: Nest, action_spec: Nest) -> None:
         if self._normalize_observations and tree.is_nested(observation_spec):
             raise UserError(f"{type(self).__name__}.normalize_observations needs observations of one array.")
+        super().check(observation_spec, action_spec)
+
+    def model_names(self) -> dict[str, str]:
+        return self._model_names
 
     def models(self, observation_spec: Nest, action_spec: Nest) -> dict[str, tf.keras.Model]:
         if self._shared:

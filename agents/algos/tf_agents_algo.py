@@ -21,6 +21,7 @@ from tf_agents.trajectories import StepType, TimeStep, Trajectory, Transition, t
 from agents.algos.algo import Algo, Loss
 from agents.losses.policies import is_bounded, is_continuous, varies
 from agents.losses.values import PRIORITY_FLOOR
+from agents.models.states import MOST_FLATTENED, described, flattened
 from pipeline.types import Batch, Data, Nest, Params, Step, Update, UserError
 
 GROUP = "agent"
@@ -68,6 +69,11 @@ class TFAgentAlgo(Algo):
     def check(self, observation_spec: Nest, action_spec: Nest) -> None:
         if not is_bounded(action_spec):
             raise UserError("tf-agents' networks act between bounds, and this action space has none: use ppo.")
+        if tree.is_nested(observation_spec) or flattened(observation_spec) > MOST_FLATTENED:
+            raise UserError(
+                f"tf-agents' networks flatten one array, and states are {described(observation_spec)}: choose dqn, ppo"
+                " or ddpg, with a network that takes them."
+            )
 
     def data(self) -> Data:
         return self._data

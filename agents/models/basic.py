@@ -11,6 +11,7 @@ import tensorflow as tf
 import tree
 
 from agents.models.registry import MODELS
+from agents.models.states import check_pictures
 from pipeline.checks import check_positive
 from pipeline.types import Nest, UserError
 
@@ -62,6 +63,12 @@ class MLP(tf.keras.Model):
             for size in hidden_sizes
         ]
         self._head = tf.keras.layers.Dense(outputs, kernel_initializer=initializer(orthogonal, head_gain))
+
+    @staticmethod
+    def check_states(setting: str, observation_spec: Nest, configured: dict[str, Any]) -> list[str]:
+        """It flattens any states: see `agents.models.states`."""
+        del observation_spec, configured
+        return [setting]
 
     def call(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, observation: Nest, seed: tf.Tensor | None = None, each_row: bool = False
@@ -116,6 +123,16 @@ class Conv(tf.keras.Model):
         self._hidden = tf.keras.layers.Dense(hidden_size, "relu", kernel_initializer=hidden_initializer(orthogonal))
         self._head = tf.keras.layers.Dense(outputs, kernel_initializer=initializer(orthogonal, head_gain))
 
+    @staticmethod
+    def check_states(setting: str, observation_spec: Nest, configured: dict[str, Any]) -> list[str]:
+        """Raises UserError where states are no pictures, or too small: see `agents.models.states`."""
+        least = 1
+        layers = zip(configured.get("kernels", ()), configured.get("strides", ()), strict=False)
+        for kernel, stride in reversed(list(layers)):
+            least = (least - 1) * stride + kernel
+        check_pictures(setting, observation_spec, least)
+        return []
+
     def call(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, observation: tf.Tensor, seed: tf.Tensor | None = None, each_row: bool = False
     ) -> tf.Tensor:
@@ -151,6 +168,13 @@ class Impala(tf.keras.Model):
         self._residual = [[[convolution(size), convolution(size)] for _ in range(2)] for size in filters]
         self._hidden = tf.keras.layers.Dense(hidden_size, "relu", kernel_initializer=hidden_initializer(orthogonal))
         self._head = tf.keras.layers.Dense(outputs, kernel_initializer=initializer(orthogonal, head_gain))
+
+    @staticmethod
+    def check_states(setting: str, observation_spec: Nest, configured: dict[str, Any]) -> list[str]:
+        """Raises UserError where states are no pictures: see `agents.models.states`."""
+        del configured
+        check_pictures(setting, observation_spec)
+        return []
 
     def call(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, observation: tf.Tensor, seed: tf.Tensor | None = None, each_row: bool = False

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import dm_env.specs as specs
 import numpy as np
 import tensorflow as tf
 
 from agents.losses.policies import distribution, is_continuous, parameter_count, varies
 from agents.models.basic import flat
 from agents.models.registry import MODELS
+from agents.models.states import check_states
 from pipeline.checks import check_positive
 from pipeline.types import Nest
 
@@ -44,6 +46,12 @@ class Policy(tf.keras.Model):
             shape = [parameter_count(action_spec)]
             self._log_deviation = self.add_weight(name="log_deviation", shape=shape, initializer=start)
 
+    @classmethod
+    def check_states(cls, setting: str, observation_spec: Nest, configured: dict[str, Any]) -> list[str]:
+        """As its torso: see `agents.models.states`."""
+        del setting
+        return check_states(configured["torso"], f"{cls.__name__}.torso", observation_spec)
+
     def call(self, observation: Nest) -> tf.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[B, ...] -> the distribution's parameters [B, P] f32, and the values beside them as [B, P + 1]"""
         outputs = self._torso(observation)
@@ -76,6 +84,12 @@ class Actor(tf.keras.Model):
         self._torso = MODELS.get(torso)(parameter_count(action_spec), head_gain=head_gain)
         self.continuous = is_continuous(action_spec)
         self.size = parameter_count(action_spec)
+
+    @classmethod
+    def check_states(cls, setting: str, observation_spec: Nest, configured: dict[str, Any]) -> list[str]:
+        """As its torso: see `agents.models.states`."""
+        del setting
+        return check_states(configured["torso"], f"{cls.__name__}.torso", observation_spec)
 
     def call(self, observation: Nest) -> tf.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """[B, ...] -> [B, size] f32"""
@@ -117,6 +131,14 @@ class Critic(tf.keras.Model):
         check_positive("Critic", features=features)
         self._torso = MODELS.get(torso)(1)
         self._encoder = MODELS.get(encoder)(features) if encoder else None
+
+    @classmethod
+    def check_states(cls, setting: str, observation_spec: Nest, configured: dict[str, Any]) -> list[str]:
+        """As its encoder; its torso is given numbers, whatever states are: see `agents.models.states`."""
+        del setting
+        check_states(configured["torso"], f"{cls.__name__}.torso", specs.Array((configured["features"],), np.float32))
+        encoder = f"{cls.__name__}.encoder"
+        return check_states(configured["encoder"], encoder, observation_spec) if configured["encoder"] else [encoder]
 
     def call(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, observation: Nest, action: tf.Tensor

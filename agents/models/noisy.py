@@ -95,6 +95,12 @@ class Noisy(tf.keras.Model):
         self._activation: Any = tf.keras.activations.get(activation)
         self._head: Any = NoisyDense(outputs, factorised, sigma, head_gain)
 
+    @staticmethod
+    def check_states(setting: str, observation_spec: Nest, configured: dict[str, Any]) -> list[str]:
+        """It flattens any states: see `agents.models.states`."""
+        del observation_spec, configured
+        return [setting]
+
     def call(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, observation: Nest, seed: tf.Tensor | None = None, each_row: bool = False
     ) -> tf.Tensor:

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from agents.algos.algo import networks
+from agents.algos.algo import Algo, networks
+from agents.algos.ddpg import DDPG
+from agents.algos.dqn import DQN
 from agents.algos.ppo import PPO
+from agents.algos.vpg import VPG
 from agents.models.basic import Conv, Impala, pixels
 from agents.models.heads import Critic, Policy
+from agents.models.registry import MODELS
 from pipeline.frames import Frames
 from pipeline.types import Batch, Params, Step, UserError
 
@@ -75,9 +79,113 @@ def test_the_networks_have_their_papers_sizes() -> None:
     assert sizes[Impala] == blocks + 2048 * 256 + 256 + 257 * 15
 
 
-def test_states_that_are_no_pictures_are_refused_in_a_sentence() -> None:
-    with pytest.raises(UserError, match=r"states are float32 \[4\]: choose the model 'basic'"):
-        Conv(2)(tf.zeros([1, 4]))
+def test_normalised_pictures_are_refused_by_the_network() -> None:
+    with pytest.raises(UserError, match=r"states are float32 \[84, 84, 3\]: choose the model 'basic'"):
+        Conv(2)(tf.zeros([1, 84, 84, 3]))
+
+
+# Which states each network takes, told before it is built.
+
+
+def array(dtype: Any, *shape: int) -> specs.Array:
+    return specs.BoundedArray(shape, dtype, 0, 1 if dtype is bool else 255)
+
+
+ATARI, SMALL, VECTOR = array(np.uint8, 210, 160, 3), array(np.uint8, 7, 7, 3), array(np.float32, 4)
+STACK = Frames(array(np.uint8, 84, 84, 1), 4)
+NESTED = {"agent pos": VECTOR, "rgb": array(np.uint8, 40, 40, 3)}
+BOX = specs.BoundedArray((2,), np.float32, -1, 1)
+CONV = {
+    "dqn": (DQN, {"model": "conv"}, ACTION, "DQN.model"),
+    "ppo": (PPO, {"value_model": "shared"}, ACTION, "Policy.torso"),
+    "vpg": (VPG, {"value_model": "conv"}, BOX, "Policy.torso"),
+    "ddpg": (DDPG, {}, BOX, "Actor.torso"),
+}
+BINDINGS = "Policy.torso = 'conv'\nActor.torso = 'conv'\nCritic.encoder = 'conv'"
+
+
+@pytest.mark.parametrize("name", CONV)
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        (SMALL, "pictures of at least 36 x 36 pixels, and states are uint8 [7, 7, 3]: choose {}='impala'"),
+        (array(np.uint8, 200, 20, 3), "at least 36 x 36 pixels, and states are uint8 [200, 20, 3]"),
+        (Frames(array(np.uint8, 20, 20, 1), 4), "at least 36 x 36 pixels, and states are uint8 [4, 20, 20, 1]"),
+        (array(np.uint8, 3, 84, 84), "states are uint8 [3, 84, 84], channels first: move the channels to the end"),
+        (array(np.uint8, 4, 84, 84), "states are uint8 [4, 84, 84], channels first"),
+        (array(np.uint8, 3, 7, 7), "states are uint8 [3, 7, 7], channels first"),
+        (array(np.uint8, 84, 84), "states are uint8 [84, 84]: give bytes, of the space Box(0, 255, (height, width, ch"),
+        (array(np.float32, 40, 40, 3), "states are float32 [40, 40, 3]: give bytes, of the space Box(0, 255, "),
+        (array(bool, 40, 40, 3), "states are bool [40, 40, 3]: give bytes, of the space Box(0, 255, "),
+        (array(np.uint8, 128), "states are uint8 [128]: choose {}='basic'"),
+        (specs.DiscreteArray(5, np.int32), "states are int32 []: choose {}='basic'"),
+        (NESTED, "several arrays, 'agent pos' float32 [4], 'rgb' uint8 [40, 40, 3]: choose {}='basic'"),
+        ((STACK, VECTOR), "'0' uint8 [4, 84, 84, 1], '1' float32 [4]: make them smaller, or keep one picture only"),
+    ],
+)
+def test_what_is_no_picture_for_it_is_refused_in_a_sentence(name: str, states: Any, said: str) -> None:
+    gin.parse_config(BINDINGS)
+    algo, settings, action, setting = CONV[name]
+    with pytest.raises(UserError) as error:
+        algo(**settings).check(states, action)
+    assert str(error.value).startswith(setting)
+    assert said.format(setting) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", CONV)
+def test_pictures_are_taken_by_networks_for_them(name: str) -> None:
+    gin.parse_config(BINDINGS)
+    algo, settings, action, _ = CONV[name]
+    for states in (ATARI, STACK, array(np.uint8, 36, 36, 12), array(np.uint8, 40, 300, 3)):
+        algo(**settings).check(states, action)
+    networks(algo(**settings), array(np.uint8, 36, 36, 3), action)
+
+
+@pytest.mark.parametrize(
+    ("algo", "action", "settings"),
+    [
+        (DQN(), ACTION, "DQN.model"),
+        (DQN(model="noisy"), ACTION, "DQN.model"),
+        (PPO(), ACTION, "Policy.torso and PPO.value_model"),
+        (VPG(value_model=""), BOX, "Policy.torso"),
+        (DDPG(), BOX, "Actor.torso and Critic.encoder"),
+    ],
+    ids=["dqn", "noisy", "ppo", "vpg", "ddpg"],
+)
+def test_large_pictures_are_not_flattened(algo: Algo, action: Any, settings: str) -> None:
+    override = "; ".join(f"{setting}='conv'" for setting in settings.split(" and "))
+    for states, shown, advice in (
+        (ATARI, "uint8 [210, 160, 3], into 100,800 inputs", '--hparam_override="{over}"'),
+        (STACK, "uint8 [4, 84, 84, 1], into 28,224 inputs", "choose a network for pictures"),
+        (
+            array(np.float32, 96, 96, 3),
+            "float32 [96, 96, 3], into 27,648 inputs",
+            "give bytes, of the space Box(0, 255",
+        ),
+        (array(np.uint8, 3, 210, 160), "uint8 [3, 210, 160], into 100,800 inputs", "give bytes, of the space Box(0, 2"),
+        ({"rgb": ATARI, "pos": VECTOR}, "'rgb' uint8 [210, 160, 3], into 100,800", "make the pictures smaller"),
+    ):
+        with pytest.raises(UserError) as error:
+            algo.check(states, action)
+        assert str(error.value).startswith(f"{settings} would flatten states, ")
+        assert shown in str(error.value)
+        assert advice.format(over=override) in str(error.value)
+    for states in (SMALL, VECTOR, NESTED, array(np.uint8, 128), array(np.uint8, 84, 84, 1), specs.Array((), np.int32)):
+        algo.check(states, action)
+
+
+def test_a_critics_torso_sees_numbers_whatever_states_are() -> None:
+    gin.parse_config(f"{BINDINGS}\nCritic.torso = 'conv'")
+    with pytest.raises(UserError, match=r"^Critic\.torso is a network for pictures"):
+        DDPG().check(ATARI, BOX)
+
+
+def test_a_network_of_ones_own_is_asked_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    algo = DQN()
+    monkeypatch.setattr(MODELS, "load", lambda name: tf.keras.Model)
+    algo.check(ATARI, ACTION)
+    algo.check(NESTED, ACTION)
 
 
 def test_a_critic_sees_pictures_through_its_encoder() -> None:

@@ -429,6 +429,14 @@ def test_unbounded_actions_are_refused() -> None:
         TFAgentsSAC().check(OBSERVATION, specs.BoundedArray((1,), np.float32, -np.inf, np.inf))
 
 
+@pytest.mark.parametrize(
+    "states", [{"a": OBSERVATION, "b": OBSERVATION}, specs.BoundedArray((210, 160, 3), np.uint8, 0, 255)]
+)
+def test_states_that_their_networks_do_not_take_are_refused(states: Any) -> None:
+    with pytest.raises(UserError, match=r"states are .*(\[3\]|uint8 \[210, 160, 3\]): choose dqn, ppo or ddpg"):
+        TFAgentsDQN().check(states, DISCRETE)
+
+
 def test_td3_refuses_several_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tf.distribute, "get_strategy", lambda: SimpleNamespace(num_replicas_in_sync=2))
     with pytest.raises(UserError, match="one device only"):

@@ -149,6 +149,11 @@ HEAVY = {
         override("Scripted.lengths=(3,)", "Scripted.truncated=(True,)"),
         "--hparam_override: nothing reads Scripted.lengths, because Scripted is no part of this run;",
     ),
+    "pictures_flattened": Case(
+        [HPARAMS, NEW, "--env=ALE/Pong-v5"],
+        "DQN.model would flatten states, uint8 [210, 160, 3], into 100,800 inputs of a dense layer: choose a network"
+        " for pictures, --hparam_override=\"DQN.model='conv'\".",
+    ),
 }
 """known once the classes are imported, or put together"""
 

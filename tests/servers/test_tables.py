@@ -57,19 +57,25 @@ def test_longer_windows_of_the_same_large_rows_take_no_more() -> None:
     assert tables.budget(data(1000, 2), Uniform(), IMAGES, 8) == tables.budget(data(1000, 6), Uniform(), IMAGES, 8)
 
 
-def test_a_budget_above_what_is_free_is_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_above_what_is_free_is_refused_with_both_numbers_and_the_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=3 * 2**30))
-    tables.check_budget(3 * 2**30)
+    tables.check_budget(3 * 2**30, "DQN.replay_size", 1000)
     with pytest.raises(UserError):
-        tables.check_budget(3 * 2**30 + 1)
-    with pytest.raises(UserError, match=r"needs 10\.5 GiB and 3\.0 GiB of memory are free: make the replay_size"):
-        tables.check_budget(21 * 2**29)
+        tables.check_budget(3 * 2**30 + 1, "DQN.replay_size", 1000)
+    sentence = (
+        r"needs 10\.5 GiB and 3\.0 GiB of memory are free: make PPO\.rollout_length smaller, which is 7,000"
+        r" \(at most 2,000 fit\)\."
+    )
+    with pytest.raises(UserError, match=sentence):
+        tables.check_budget(21 * 2**29, "PPO.rollout_length", 7000)
 
 
 def test_a_budget_above_what_this_machine_has_is_refused() -> None:
-    tables.check_budget(2**20)
+    tables.check_budget(2**20, "DQN.replay_size", 1000)
     with pytest.raises(UserError):
-        tables.check_budget(2 * psutil.virtual_memory().total)
+        tables.check_budget(2 * psutil.virtual_memory().total, "DQN.replay_size", 1000)
 
 
 @pytest.mark.parametrize(("limit", "free"), [("6000\n", 2000), ("90000\n", 50_000), ("max\n", 50_000), (None, 50_000)])

@@ -91,6 +91,8 @@ def check_flattened(settings: Sequence[str], observation_spec: Nest) -> None:
         advice = "make the pictures smaller, or leave them out, by the environment's settings or a wrapper"
     elif not is_picture(observation_spec):
         advice = f"give bytes, of the space {BYTES}, and {advice}"
+    elif min(observation_spec.shape[:2]) > 84:
+        advice += "; Experiment.wrappers=('resize',) makes them 84 x 84"
     raise UserError(
         f"{' and '.join(settings)} would flatten states, {described(observation_spec)}, into {numbers:,} inputs of a"
         f" dense layer: {advice}."

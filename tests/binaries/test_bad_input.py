@@ -152,7 +152,7 @@ HEAVY = {
     "pictures_flattened": Case(
         [HPARAMS, NEW, "--env=ALE/Pong-v5"],
         "DQN.model would flatten states, uint8 [210, 160, 3], into 100,800 inputs of a dense layer: choose a network"
-        " for pictures, --hparam_override=\"DQN.model='conv'\".",
+        " for pictures, --hparam_override=\"DQN.model='conv'\"; Experiment.wrappers=('resize',) makes them 84 x 84.",
     ),
 }
 """known once the classes are imported, or put together"""

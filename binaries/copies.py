@@ -12,6 +12,7 @@ from binaries.processes import Process, stop_all
 from binaries.run_folder import RunFolder, command_line, is_finished, read_progress
 from binaries.settings import Binding
 from binaries.signals import Stop
+from pipeline.envs.origin import origin
 from pipeline.types import RunError, UserError
 
 POLL_S = 0.2
@@ -134,7 +135,8 @@ def run(command: Command) -> int:
     if not quiet:
         print(
             f"{console.count(command.flags['copies'], 'copy', 'copies')} of {command.experiment.algo} on"
-            f" {command.experiment.environment}, in {folder.path}",
+            f" {command.experiment.environment}, in {folder.path}\n"
+            f"Environment: {origin(command.experiment.environment)}",
             flush=True,
         )
     if not copies.run():

@@ -23,6 +23,7 @@ import psutil
 from binaries.experiment import Experiment
 from binaries.lock import Lock
 from binaries.settings import Binding
+from pipeline.envs.origin import origin
 from pipeline.index import ROOT
 from pipeline.types import UserError
 
@@ -107,7 +108,7 @@ class RunFolder:
         self._lock.take()
 
     def write(self, flags: Mapping[str, Any], operative_config: str, held: Mapping[str, Binding]) -> None:
-        """Records what this run is: flags, settings, versions, git commit, operative configuration.
+        """Records what this run is: flags, settings, versions, git commit, environment, operative configuration.
 
         `held`: the settings that constructors were given; the others that were set count for a resumed run only.
         """
@@ -122,6 +123,7 @@ class RunFolder:
             "versions": {name: importlib.metadata.version(name) for name in VERSIONS}
             | {"python": platform.python_version()},
             "git_commit": _git_commit(),
+            "environment": _environment(held),
             # Of a run that an older version began, beginning and length are not known.
             "sessions": [*before.get("sessions", [{}]), {"started": started, "hardware": hardware()}],
         }
@@ -293,6 +295,12 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def _environment(held: Mapping[str, Binding]) -> dict[str, str] | None:
+    """Who makes the run's environment; None where it has none."""
+    named = held.get("Experiment.environment")
+    return None if named is None else origin(str(named.value))._asdict()
 
 
 def _git_commit() -> str:

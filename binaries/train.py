@@ -21,6 +21,7 @@ from binaries.run_folder import NATIVE_LOG, OPERATIVE, RESULTS, RunFolder, finis
 from binaries.signals import STOPPED, Stop, leave
 from binaries.tally import ACTORS
 from pipeline.envs.closing import end_process
+from pipeline.envs.origin import origin
 from pipeline.envs.recorder import Videos
 from pipeline.types import Nest, RunError, UserError
 from pipeline.waiting import Stopped
@@ -463,6 +464,7 @@ def _show(reading: settings.Reading, folder: RunFolder, plan: Plan, reach: str) 
     if reading.unread:
         print(f"  not in this run, where other classes were chosen: {', '.join(b.name for b in reading.unread)}")
     print(f"  everything else has its default: {folder.path / OPERATIVE}")
+    print(f"Environment: {origin(plan.experiment.environment)}")
     print(f"Network: {reach}")
     unit = f"rollouts of {console.count(plan.lanes, 'lane')} x" if plan.memory.on_policy else "windows of"
     print(

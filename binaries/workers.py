@@ -17,6 +17,7 @@ from binaries.lock import Lock
 from binaries.processes import Process, stop_all
 from binaries.run_folder import RunFolder, command_line, finished_line, is_finished, read_progress
 from binaries.signals import Stop
+from pipeline.envs.origin import origin
 from pipeline.types import RunError, UserError
 from servers.ports import check_port, free_ports
 
@@ -216,6 +217,7 @@ def run(command: Command) -> int:
         print(
             f"{command.experiment.algo} on {command.experiment.environment} with {command.flags['num_workers']} actors,"
             f" in {folder}; what each process says: {folder / 'logs'}\n"
+            f"Environment: {origin(command.experiment.environment)}\n"
             f"Network: {reach}",
             flush=True,
         )

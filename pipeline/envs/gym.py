@@ -69,15 +69,20 @@ def find(environment_id: str) -> tuple[str, str]:
     raise UserError(f"There is no environment '{environment_id}'; {_advice(prefix, name, known)}")
 
 
+def knows(library: str, known_id: str) -> bool:
+    """Whether `library`, gym or gymnasium, has an environment of that id."""
+    return known_id in _ids(library)
+
+
 def located(environment_id: str) -> str:
     """`environment_id`, with the module in front that registers it, where only one that was added (--import) does."""
     modules = index.added_modules()
-    if not modules or ":" in environment_id or any(environment_id in _ids(library) for library in LIBRARIES):
+    if not modules or ":" in environment_id or any(knows(library, environment_id) for library in LIBRARIES):
         return environment_id
     for module in modules:
         name = f"{module}:{environment_id}"
         import_module(name)
-        if any(environment_id in _ids(library) for library in LIBRARIES):
+        if any(knows(library, environment_id) for library in LIBRARIES):
             return name
     return environment_id
 

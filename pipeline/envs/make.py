@@ -81,7 +81,7 @@ def make_block(
     """
     if processes:
         return Processes([maker(name, training, wrappers)] * lanes, processes, timeout)
-    cls, rest = _resolve(name)
+    cls, rest = resolve(name)
     if issubclass(cls, Block) and not wrappers:
         return gin.get_configurable(cls)(rest, lanes, training)
     return InProcess([functools.partial(make, name, None, training, wrappers)] * lanes, stop)
@@ -89,7 +89,7 @@ def make_block(
 
 def has_held_out(name: str) -> bool:
     """Whether the world of `name` tells what is trained on from what is held out for evaluation."""
-    return getattr(_resolve(name)[0], "held_out", False)
+    return getattr(resolve(name)[0], "held_out", False)
 
 
 def _check_specs(environment: Environment, name: str) -> None:
@@ -111,7 +111,7 @@ class _Part(NamedTuple):
     named: dict[str, Any]
 
 
-def _resolve(name: str) -> tuple[type, str]:
+def resolve(name: str) -> tuple[type, str]:
     """The class that `name` chooses, and what is left of the name."""
     prefix, colon, rest = name.partition(":")
     if name.startswith("procgen-"):  # as the library registers its games with gym
@@ -124,7 +124,7 @@ def _resolve(name: str) -> tuple[type, str]:
 
 
 def _recipe(name: str, render_mode: str | None, training: bool, wrappers: Sequence[str]) -> list[_Part]:
-    cls, rest = _resolve(name)
+    cls, rest = resolve(name)
     if cls in (ENVIRONMENTS.load("gym"), ENVIRONMENTS.load("class")):
         base = _Part(cls, (rest, render_mode), {})
     elif render_mode == "human":

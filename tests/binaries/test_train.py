@@ -135,6 +135,13 @@ def test_a_run_shows_each_setting_with_its_origin_before_it_begins(finished: tup
         for line in lines[: lines.index(f"  everything else has its default: {folder / OPERATIVE}")]
     ]
     origins = {name: (value, origin) for name, value, origin in rows}
+    made = json.loads((folder / "run.json").read_text())["environment"]
+    assert made == {
+        "name": "CartPole-v1",
+        "library": "gym",
+        "version": "0.23.0",
+        "other": "gymnasium:CartPole-v1",
+    }
     assert origins["DQN.gamma"] == ("0.99", "dqn.gin:6")
     assert origins["DQN.memory"][0] == "'prioritized'"
     assert origins["DQN.memory"][1].startswith("dqn_cartpole.gin:")
@@ -148,7 +155,8 @@ def test_a_run_shows_memory_evaluation_result_and_places_and_nothing_else(finish
     folder, ended = finished
     lines = ended.stdout.splitlines()
     begin = next(i for i, line in enumerate(lines) if line.startswith("  everything else"))
-    network, replay, *shown = lines[begin + 1 :]
+    made, network, replay, *shown = lines[begin + 1 :]
+    assert made.startswith("Environment: CartPole-v1 of gym 0.23.0 (gymnasium:CartPole-v1 asks for gymnasium's)")
     assert re.fullmatch(
         r"Replay: prioritized, [\d,]+ windows of 4 rows of \d+ bytes: at most \d+ MiB of memory", replay
     )

@@ -189,13 +189,15 @@ class Run:
         # Nobody needs the others any more.
         for held in (self._parts.environment, *self._parts.evaluators.values()):
             held.close()
+        played = {}
         # Nothing is left to be saved.
         self._leave_s = 0.0
-        played = {}
-        for kind, tester in self._parts.testers.items():
-            seen = self._seen and kind == "test"
-            played[kind] = tester.run(self._steps, self._say_return if seen else None)
-        self._leave_s = LEAVE_S
+        try:
+            for kind, tester in self._parts.testers.items():
+                seen = self._seen and kind == "test"
+                played[kind] = tester.run(self._steps, self._say_return if seen else None)
+        finally:
+            self._leave_s = LEAVE_S
         for kind, returns in played.items():
             tester = self._parts.testers[kind]
             if counts:

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,9 @@ from binaries.summaries import Summaries
 from binaries.train import Profile
 from pipeline.envs.recorder import Videos
 from pipeline.types import UserError
+from pipeline.waiting import Stopped
 from tests.binaries.conftest import Once
-from tests.binaries.programs import Ended, environment, on_screen, run, running
+from tests.binaries.programs import Ended, environment, run
 from tests.binaries.units import results
 
 
@@ -208,19 +208,22 @@ def test_few_episodes_are_shown_each_return_is_told_and_none_is_a_result(
     assert (folder / "results.jsonl").read_text() == before
 
 
-def test_ctrl_c_ends_the_viewing_without_a_traceback_or_half_a_video(seen: tuple[Path, Ended], tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    words = viewed(seen, folder, "--test_episodes=100000")
-    with running("binaries.train", *words, terminal=True) as train:
-        train.read_until(lambda text: "episode 1: return" in text)
-        train.process.send_signal(signal.SIGINT)
-        train.read_rest()
-        assert train.process.wait() == 0, train.text
-    assert on_screen(train.text)[-1].startswith("Stopped in the evaluation")
-    assert "Traceback" not in train.text
-    names = [path.name for path in (folder / "videos").iterdir()]
-    assert names
-    assert all(name.startswith("test-step-") for name in names)
+def test_a_stop_among_recorded_episodes_leaves_whole_videos_only(tmp_path: Path) -> None:
+    settings.apply(settings.read("dqn_cartpole_uniform", ["Experiment.test_episodes=1000"], {}))
+    videos = Videos(tmp_path, "libx264")
+    videos.start()
+    heard: dict[int, float] = {}
+    plan = Plan("local", videos=videos, stop=lambda: len(heard) > 1)
+    try:
+        tester = plan.evaluators(plan.learner().params, "test")["test"]
+        with pytest.raises(Stopped):
+            tester.run(0, heard.__setitem__)
+    finally:
+        plan.close()
+    assert 1 < len(heard) < 10
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted(video.path.name for video in videos.finished)
+    assert len(names) == len(heard)
 
 
 def test_a_training_is_tested_in_as_many_episodes_as_ever_of_which_the_first_are_seen(tmp_path: Path) -> None:

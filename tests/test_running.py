@@ -16,8 +16,9 @@ import pytest
 
 from pipeline.index import ROOT
 from tests.binaries.programs import environment
+from tests.limits import LIMIT_S
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 PAGE = (ROOT / "docs" / "running.md").read_text()
 COMMANDS = re.findall(r"(?m)^    (\./run .*)$", PAGE)
 SETTINGS = {
@@ -43,7 +44,7 @@ def quick(words: list[str], folder: Path) -> list[str]:
 def run(command: str, folder: Path) -> str:
     """Runs a command of the page to its end; returns what it said."""
     words = quick(shlex.split(command), folder)
-    ended = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=200)
+    ended = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=LIMIT_S)
     assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
     return ended.stdout
 
@@ -58,7 +59,7 @@ def check_tensorboard(command: str, folder: Path) -> None:
     with said.open("w") as output:
         server = subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + LIMIT_S
         while True:
             try:
                 with urllib.request.urlopen(f"http://localhost:{port}/data/runs", timeout=10) as answer:

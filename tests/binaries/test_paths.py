@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.index import ROOT
 from tests.binaries.units import results
+from tests.limits import LIMIT_S
 
 pytestmark = pytest.mark.slow
 SETTINGS = "Experiment.lanes=4;PPO.rollout_length=64;Learner.xla=False"
@@ -17,7 +18,7 @@ SETTINGS = "Experiment.lanes=4;PPO.rollout_length=64;Learner.xla=False"
 
 def call(run: Path, *words: str) -> str:
     variables = {**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C"}
-    ended = subprocess.run([str(run), *words], capture_output=True, timeout=240, env=variables, cwd=run.parent)
+    ended = subprocess.run([str(run), *words], capture_output=True, timeout=LIMIT_S, env=variables, cwd=run.parent)
     assert (ended.returncode, ended.stderr) == (0, b""), ended.stderr.decode()
     return ended.stdout.decode()
 

@@ -17,11 +17,9 @@ from tests.binaries.programs import Running, running
 from tests.binaries.test_served import flags, replay_server
 from tests.binaries.units import curve
 from tests.faults.test_killed_processes import progress, wait_until
+from tests.limits import LIMIT_S
 
 SAVING = "--hparam_override=Experiment.checkpoint_period=2"
-LEARNS_S = 120.0
-ENDS_S = 90.0
-"""of a learner whose colleague died"""
 
 
 @contextlib.contextmanager
@@ -52,7 +50,7 @@ def updates_of(text: str) -> str:
 def learns(folder: Path) -> None:
     """Waits for more updates."""
     before = progress(folder)["updates"]
-    wait_until(lambda: progress(folder)["updates"] > before, LEARNS_S, "More learning")
+    wait_until(lambda: progress(folder)["updates"] > before, LIMIT_S, "More learning")
 
 
 @pytest.mark.slow
@@ -77,15 +75,15 @@ def test_they_learn_together_and_the_chief_alone_writes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("victim", [0, 1], ids=["chief", "other"])
 def test_where_one_dies_the_other_ends_in_words_and_both_go_on_when_started_again(tmp_path: Path, victim: int) -> None:
     with two_learners(tmp_path, steps=1_000_000) as learners:
-        wait_until(lambda: list((tmp_path / "run/checkpoints").glob("step-*/manifest.json")), LEARNS_S, "A checkpoint")
+        wait_until(lambda: list((tmp_path / "run/checkpoints").glob("step-*/manifest.json")), LIMIT_S, "A checkpoint")
         learns(tmp_path / "run")
         learners[victim].process.kill()
         left = learners[1 - victim]
-        assert left.process.wait(ENDS_S) == 1
+        assert left.process.wait(LIMIT_S) == 1
         left.read_rest()
         assert "all of them have to start again" in left.text
     with two_learners(tmp_path, steps=1_000_000) as learners:
         learners[0].read_until(lambda text: "Resuming at " in text)
         learns(tmp_path / "run")
         learners[1].process.send_signal(signal.SIGTERM)
-        assert [learner.process.wait(ENDS_S) for learner in learners] == [STOPPED, STOPPED]
+        assert [learner.process.wait(LIMIT_S) for learner in learners] == [STOPPED, STOPPED]

@@ -23,7 +23,7 @@ from pipeline.envs.make import make, maker
 from pipeline.envs.processes import Processes
 from pipeline.envs.recorder import Recorder, Videos, check_pictures
 from pipeline.types import UserError
-from tests.limits import signals_heard
+from tests.limits import LIMIT_S, signals_heard
 from tests.pipeline.envs.quitters import KINDS, Quitter
 
 ACTIONS = np.zeros(1, np.int32)
@@ -86,7 +86,7 @@ def test_an_exit_in_a_process_of_its_own_is_told_and_the_process_lives_on(
     kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gin.parse_config(f"EnvironmentClass.options = {{'kind': '{kind}'}}")
-    block = Processes([maker(NAME)], 1, timeout=60.0)
+    block = Processes([maker(NAME)], 1, timeout=LIMIT_S)
     lanes, crashes = lanes_of(block)
     lanes.reset(0)
     process = block._workers[0]._process.pid
@@ -99,7 +99,7 @@ def test_an_exit_in_a_process_of_its_own_is_told_and_the_process_lives_on(
 
 def test_what_cannot_be_made_anew_in_its_process_ends_the_run_with_its_reason() -> None:
     gin.parse_config("EnvironmentClass.options = {'places': ('making', 'step'), 'first': 1}")
-    block = Processes([maker(NAME)], 1, timeout=60.0)
+    block = Processes([maker(NAME)], 1, timeout=LIMIT_S)
     lanes, _ = lanes_of(block)
     lanes.reset(0)
     lanes._crashes = Crashes(1e-9, 60.0)

@@ -27,6 +27,7 @@ from pipeline.envs.lanes import Lanes
 from pipeline.envs.make import make, make_block
 from pipeline.envs.scripted import Scripted
 from pipeline.types import Nest, UserError
+from tests.limits import LIMIT_S
 
 NUMBERS = itertools.count()
 BOTH = pytest.mark.parametrize("library", ["gym", "gymnasium"])
@@ -128,7 +129,7 @@ def test_an_imported_module_is_asked_for_an_id_that_nobody_else_knows(
     index.add("my_other_worlds")
     assert adapter.located("CartPole-v1") == "CartPole-v1"
     assert "my_other_worlds" not in sys.modules
-    block = make_block("MyOther-v0", 1, processes=1, timeout=60.0)
+    block = make_block("MyOther-v0", 1, processes=1, timeout=LIMIT_S)
     lanes = Lanes(block)
     lanes.reset(0)
     assert [int(lanes.step(np.zeros(1, np.int32))[2][0]) for _ in range(3)] == [Done.NO, Done.NO, Done.TRUNCATED]

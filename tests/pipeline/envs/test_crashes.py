@@ -162,7 +162,7 @@ def test_a_process_that_was_stopped_has_not_waited_for_its_environment(monkeypat
 
     counting = Crashes(rate=1.0, timeout=LIMIT_S)
     monkeypatch.setattr(crashes, "time", Stopping())
-    monkeypatch.setattr(crashes.os, "_exit", end)
+    monkeypatch.setattr(crashes, "end_process", end)
     with counting.watch(1), pytest.raises(Ended):
         crashes._watch(weakref.ref(counting), 0.5)
     # It looked all the same for as long as a step may take twice.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from tests.limits import LIMIT_S
 
 vizdoom: Any = pytest.importorskip("vizdoom")
 
+MACHINE = Path(tempfile.gettempdir()) / "encore-vizdoom.lock"
 NOTHING, LEFT, RIGHT, ATTACK = range(4)
 """actions of 'basic'"""
 
@@ -40,11 +42,14 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[P
         folder.mkdir()
     monkeypatch.chdir(here)
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    before = shared_memory()
-    yield here, temporary
-    assert [*here.iterdir(), *temporary.iterdir()] == []
-    assert games() == []
-    assert shared_memory() <= before
+    # Shared memory is the whole machine's: games of other tests' processes come and go in it.
+    with MACHINE.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = shared_memory()
+        yield here, temporary
+        assert [*here.iterdir(), *temporary.iterdir()] == []
+        assert games() == []
+        assert shared_memory() <= before
 
 
 @pytest.fixture

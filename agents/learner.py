@@ -113,6 +113,8 @@ class Learner:
             self._updates = tf.Variable(tf.constant(0, tf.int64), trainable=False, name="updates")
             self._max_priority = tf.Variable(tf.constant(1.0), trainable=False, name="max_priority")
             self._rollouts = tf.Variable(tf.constant(0, tf.int64), trainable=False, name="rollouts")
+        self._hyper = [(variable, variable.numpy()) for variable in _hyper_parameters(self.checkpoint())]
+        """of the optimizers, with what the settings say of each"""
         self.updates = 0
         self.rollouts = 0
         """rollouts learnt from"""
@@ -287,13 +289,15 @@ class Learner:
         self.checkpoint().write(str(path))
 
     def read(self, path: Path) -> None:
-        """Goes on from what `write` wrote to `path`.
+        """Goes on from what `write` wrote to `path`; optimizers keep the settings' hyper-parameters.
 
         Raises AssertionError, ValueError or tf.errors.OpError where that is of another algorithm, network or
         environment, or no longer there.
         """
         with readable(path) as name:
             self.checkpoint().read(name).assert_consumed()
+        for variable, value in self._hyper:
+            variable.assign(value)
         self.updates = int(self._updates.numpy())
         self.rollouts = int(self._rollouts.numpy())
         self.max_priority = float(self._max_priority.numpy())
@@ -495,6 +499,18 @@ class Learner:
         for source, copy in zip(self.params.online[group].variables, self.params.target[group].variables, strict=True):
             copy.assign(source if rate == 1.0 else copy + rate * (source - copy))
         return tf.no_op()
+
+
+def _hyper_parameters(checkpoint: tf.train.Checkpoint) -> list[tf.Variable]:
+    """Those that the optimizers in `checkpoint` keep in variables, an agent's own optimizers among them."""
+    found: list[Any] = []
+    part: Any
+    for part in tf.train.TrackableView(checkpoint).descendants():
+        if isinstance(part, tf.keras.optimizers.Optimizer):
+            found.append(part.learning_rate)
+        elif isinstance(part, tf.keras.optimizers.legacy.Optimizer):
+            found += [value for value in vars(part)["_hyper"].values() if isinstance(value, tf.Variable)]
+    return found
 
 
 def _repeat(count: int | tf.Tensor, turn: Callable[..., tuple[Any, ...]], *state: Any) -> tuple[Any, ...]:

@@ -8,10 +8,9 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import reverb
-import tensorflow as tf
 from absl import flags
 
 from benchmarks import fleet
@@ -19,6 +18,9 @@ from binaries import flags as program_flags
 from binaries import settings
 from binaries.experiment import Plan
 from pipeline.types import RunError
+
+if TYPE_CHECKING:
+    import reverb
 
 ENDLESS = "Experiment.train_steps = 1_000_000_000"
 UNLIMITED = ("DQN.min_replay_size = 1_000_000_000",)
@@ -36,6 +38,8 @@ flags.DEFINE_float("seconds", 8.0, "of one measurement")
 
 def publish(plan: Plan, client: reverb.Client) -> None:
     """Does the learner's part: sends weights, untrained ones, and takes what a queue holds."""
+    import reverb
+
     from agents.algos.algo import acting_variables
     from servers import tables
     from servers.variables import Publisher, Version
@@ -55,6 +59,8 @@ def publish(plan: Plan, client: reverb.Client) -> None:
 
 def rates(hparams: str, folder: Path) -> list[tuple[float, float]]:
     """Steps a second of one actor, and of several, in every turn."""
+    import reverb
+
     count, seconds = flags.FLAGS.actors, flags.FLAGS.seconds
     words = fleet.settings(hparams, WORKS[hparams])
     with contextlib.ExitStack() as stack:
@@ -86,7 +92,9 @@ def rates(hparams: str, folder: Path) -> list[tuple[float, float]]:
 
 
 def main(argv: list[str]) -> int:
-    flags.FLAGS(argv)
+    program_flags.take(argv)
+    import tensorflow as tf
+
     tf.config.threading.set_intra_op_parallelism_threads(1)
     count = flags.FLAGS.actors
     print(f"{'steps/s':<22} {'1 actor':>9} {f'{count} actors':>9} {'times':>6}   median of {flags.FLAGS.turns} turns")

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from absl import app, flags
+from absl import flags
+
+from binaries import flags as program_flags
 
 LANES = 8
 EVERY = 10_000
@@ -20,8 +22,9 @@ EVERY = 10_000
 MILLION = 1_000_000
 
 
-def main(_: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Writes frames of random play as DQN's windows, and prints a line each 10,000."""
+    program_flags.take(argv)
     import reverb
 
     from pipeline.envs.lanes import Lanes
@@ -63,9 +66,10 @@ def main(_: list[str]) -> None:
     writer.close()
     lanes.close()
     server.stop()
+    return 0
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("game", "pong", "the ROM")
     flags.DEFINE_integer("frames", 40_000, "to be written", lower_bound=2 * EVERY)
-    app.run(main)
+    program_flags.main(main)

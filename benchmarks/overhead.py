@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from absl import flags
 
+from binaries import flags as program_flags
 from pipeline.index import ROOT
-from pipeline.types import RunError, UserError
+from pipeline.types import RunError
 
 WORK = {"dqn_cartpole": (4_000, 34_000), "ppo_cartpole": (20_000, 220_000)}
 """environment steps of a short and of a long training; what is measured is their difference, without start and end"""
@@ -75,10 +76,7 @@ def seconds(hparams: str, steps: int, cores: tuple[int, int]) -> dict[bool, floa
 
 
 def main(argv: list[str]) -> int:
-    try:
-        flags.FLAGS(argv)
-    except flags.Error as error:
-        raise UserError(f"{str(error).splitlines()[0]}.") from error
+    program_flags.take(argv)
     first, second = sorted(os.sched_getaffinity(0))[:2]
     print(f"{'hparams':<16} {'with them':>16} {'without':>16} {'cost':>8}   median of {2 * flags.FLAGS.rounds} runs")
     for hparams, (short, long) in WORK.items():
@@ -94,6 +92,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    from binaries.flags import main as run_program
-
-    run_program(main)
+    program_flags.main(main)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
 
+from binaries import flags as program_flags
 from pipeline.types import UserError
 
 if TYPE_CHECKING:
@@ -317,7 +318,7 @@ def rate(call: Callable[[], int], seconds: float) -> float:
 
 
 def main(argv: list[str]) -> int:
-    flags.FLAGS(argv)
+    program_flags.take(argv)
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -344,6 +345,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    from binaries.flags import main as run_program
-
-    run_program(main)
+    program_flags.main(main)

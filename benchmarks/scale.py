@@ -251,7 +251,7 @@ def draw(points: list[Point], path: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    flags.FLAGS(argv)
+    program_flags.take(argv)
     counts, numbers = [int(word) for word in flags.FLAGS.servers], [int(word) for word in flags.FLAGS.actors]
     words = fleet.settings(HPARAMS, OVERRIDES)
     figure = flags.FLAGS.figure

@@ -177,7 +177,7 @@ class Soak:
 
 
 def main(argv: list[str]) -> int:
-    flags.FLAGS(argv)
+    program_flags.take(argv)
     seconds, window = 60 * flags.FLAGS.minutes, 60 * flags.FLAGS.window
     (port,) = free_ports(1)
     words = [*fleet.settings(HPARAMS, OVERRIDES), f"--train_steps={FOREVER}"]

@@ -83,7 +83,7 @@ def works() -> dict[str, Callable[[], int]]:
 
 
 def main(argv: list[str]) -> int:
-    flags.FLAGS(argv)
+    program_flags.take(argv)
     calls = works()
     for call in calls.values():
         call()

@@ -13,11 +13,12 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gin
 from absl import flags
 
+from binaries import flags as program_flags
 from binaries import settings
 from pipeline import index
-from pipeline.types import UserError
 
 PEERS = index.ROOT / "benchmarks" / "peers"
 ENVIRONMENTS = index.ROOT / ".benchmark-peers"
@@ -79,7 +80,7 @@ def measure(work: Work) -> dict[str, float]:
     from binaries.experiment import Experiment, Plan
 
     settings.apply(settings.read(work.hparams, work.overrides, {}))
-    tf.config.threading.set_intra_op_parallelism_threads(Experiment().threads)
+    tf.config.threading.set_intra_op_parallelism_threads(gin.get_configurable(Experiment)().threads)
     with tempfile.TemporaryDirectory() as scratch:
         plan = Plan("local")
         parts = plan.build(Path(scratch))
@@ -182,11 +183,8 @@ def of_cached(result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> int:
+    program_flags.take(argv)
     arguments = flags.FLAGS
-    try:
-        arguments(argv)
-    except flags.Error as error:
-        raise UserError(f"{str(error).splitlines()[0]}.") from error
     if arguments.alone:
         print(json.dumps(measure(WORKS[arguments.work[0]])))
         return 0
@@ -210,6 +208,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    from binaries.flags import main as run_program
-
-    run_program(main)
+    program_flags.main(main)

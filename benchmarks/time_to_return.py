@@ -9,16 +9,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gin
 from absl import flags
 
 from benchmarks import throughput
+from binaries import flags as program_flags
 from binaries import settings
-from pipeline.types import UserError
 
 HPARAMS = "ppo_cartpole"
 EPISODES = 20
 """whose mean return counts"""
 
+flags.declare_key_flag("rounds")
 flags.DEFINE_float("target", 475.0, "the mean of the last 20 training returns that is to be reached")
 flags.DEFINE_integer("seed_alone", None, "measure this seed only, without the peer, and print one JSON line")
 
@@ -30,7 +32,7 @@ def measure(target: float, seed: int) -> dict[str, Any]:
     from binaries.experiment import Experiment, Plan
 
     settings.apply(settings.read(HPARAMS, (), {"Experiment.seed": seed}))
-    tf.config.threading.set_intra_op_parallelism_threads(Experiment().threads)
+    tf.config.threading.set_intra_op_parallelism_threads(gin.get_configurable(Experiment)().threads)
     with tempfile.TemporaryDirectory() as scratch:
         plan = Plan("local")
         parts = plan.build(Path(scratch))
@@ -56,11 +58,8 @@ def _cell(result: dict[str, Any]) -> str:
 
 
 def main(argv: list[str]) -> int:
+    program_flags.take(argv)
     arguments = flags.FLAGS
-    try:
-        arguments(argv)
-    except flags.Error as error:
-        raise UserError(f"{str(error).splitlines()[0]}.") from error
     target = arguments.target
     if arguments.seed_alone is not None:
         print(json.dumps(measure(target, arguments.seed_alone)))
@@ -77,6 +76,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    from binaries.flags import main as run_program
-
-    run_program(main)
+    program_flags.main(main)

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from binaries import flags as program_flags
 from pipeline.envs import gym as adapter
 from pipeline.envs.atari import Atari
 from pipeline.envs.block import Block
@@ -27,6 +28,7 @@ from pipeline.envs.crashes import Crashes
 from pipeline.envs.lanes import Lanes
 from pipeline.envs.make import make_block
 from pipeline.envs.procgen import Procgen
+from pipeline.types import UserError
 
 SECONDS = 1.5
 ACTIONS = 512
@@ -208,18 +210,20 @@ def measure(chosen: list[Row], rounds: int) -> Iterator[tuple[Row, float, float,
         yield row, own, other, statistics.median(one / two for one, two in pairs)
 
 
-def main(_: list[str]) -> None:
+def main(argv: list[str]) -> int:
     """Prints the table, row by row."""
+    program_flags.take(argv)
     world = flags.FLAGS.world.lower()
     chosen = [row for row in rows() if world in row.world.lower()]
     if not chosen:
-        raise SystemExit(f"worlds: there is no world '{world}'; there are: {', '.join({r.world for r in rows()})}.")
+        raise UserError(f"There is no world '{world}'; there are: {', '.join(sorted({r.world for r in rows()}))}.")
     print("| world | setting | Encore, steps/s | bare loop, steps/s | share |\n|---|---|---|---|---|")
     for row, own, other, share in measure(chosen, flags.FLAGS.rounds):
         print(f"| {row.world} | {row.setting} | {own:,.0f} | {other:,.0f} | {share:.0%} |", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("world", "", "only the worlds with this in their name")
     flags.DEFINE_integer("rounds", 3, "measurements of each row, in turn with the bare loop", lower_bound=1)
-    app.run(main)
+    program_flags.main(main)

@@ -123,11 +123,8 @@ def _to_own(leaf: tf.Tensor, own: Own) -> tf.Tensor:
 
 
 def main(argv: list[str]) -> int:
+    flags.take(argv, ("output_dir",))
     arguments = absl_flags.FLAGS
-    try:
-        arguments(argv)
-    except absl_flags.Error as error:
-        raise UserError(f"{str(error).splitlines()[0]}.") from error
     if not arguments.output_dir or not arguments.to:
         raise UserError("Name the run's folder and the SavedModel's: --output_dir=RUN --to=FOLDER.")
     check_alone("export")

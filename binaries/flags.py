@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -86,6 +86,11 @@ GROUPS = {
     "Where": ("sys", "tpu", "output_dir", "port", "private_network"),
 }
 """the flags as --help shows them"""
+HELP = ("help", "h", "?", "helpshort", "helpfull")
+"""words that ask for the flags, absl's too"""
+YES, NO = ("true", "t", "yes", "y", "on", "1"), ("false", "f", "no", "n", "off", "0")
+TRUTH = {word: word in YES for word in (*YES, *NO)}
+"""what may be written for True and False"""
 SETTINGS = {
     "env": "environment",
     "train_steps": "train_steps",
@@ -106,20 +111,7 @@ class Command(NamedTuple):
 
 def parse(argv: list[str]) -> Command:
     """Reads the command line and everything it names; raises UserError before TensorFlow is imported."""
-    if {"--help", "-h"} & set(argv):
-        print("\n".join(_help()))
-        sys.exit(0)
-    try:
-        rest = FLAGS(_joined(argv))[1:]
-    except flags.UnrecognizedFlagError as error:
-        known = FLAGS.flags_by_module_dict()[__name__] + FLAGS.flags_by_module_dict().get("__main__", [])
-        raise UserError(
-            f"There is no flag --{error.flagname}; {index.near(error.flagname, [f.name for f in known])}"
-        ) from error
-    except flags.Error as error:
-        raise UserError(f"{str(error).splitlines()[0].rstrip('.')}.") from error
-    if rest:
-        raise UserError(f"'{rest[0]}' is no flag: flags are written --name=value.")
+    take(argv, _names())
     for module in FLAGS["import"].value or ():
         configs.add(index.add(module).parent)
     if FLAGS.list:
@@ -127,10 +119,12 @@ def parse(argv: list[str]) -> Command:
         sys.exit(0)
     if not FLAGS.hparams:
         raise UserError("No hyper-parameters were chosen: add --hparams=NAME, for example --hparams=dqn_cartpole.")
+    # Other processes of the run, and later commands, may work in another folder.
+    FLAGS["hparams"].value = configs.absolute(FLAGS.hparams)
     values = {f"Experiment.{field}={name}": FLAGS[name].value for name, field in SETTINGS.items()}
     merged = settings.read(
         FLAGS.hparams,
-        [text for line in FLAGS.hparam_override for text in line.split(";")],
+        [text for line in FLAGS.hparam_override for text in settings.split(line)],
         {key: value for key, value in values.items() if value is not None},
     )
     experiment = Experiment(**{b.parameter: b.value for b in merged.values() if b.owner == "Experiment"})
@@ -140,26 +134,78 @@ def parse(argv: list[str]) -> Command:
     return Command(merged, experiment, {name: FLAGS[name].value for name in _names()})
 
 
-def _help() -> list[str]:
-    own = tuple(flag.name for flag in FLAGS.get_key_flags_for_module(sys.argv[0]))
-    lines: list[str] = []
+def take(argv: list[str], shared: Sequence[str] = (), words_too: bool = False) -> list[str]:
+    """Reads the flags that the running program defines, and the `shared` ones of this file; returns the other words.
+
+    For --help, or one of absl's words for it, prints these flags and ends the program. Raises UserError, with the near
+    names, for a flag that is none of them, and for words, unless it takes `words_too`.
+    """
+    own = [flag.name for flag in FLAGS.get_key_flags_for_module(sys.argv[0]) if flag.name not in shared]
+    # What follows -- is for another program.
+    words = argv[: argv.index("--")] if "--" in argv else argv
+    if any(word.startswith("-") and word.lstrip("-") in HELP for word in words):
+        print("\n".join(_help(own, shared)))
+        sys.exit(0)
+    try:
+        rest = FLAGS([*_joined(words), *argv[len(words) :]])[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise _unknown(error.flagname, [*own, *shared]) from error
+    except flags.Error as error:
+        raise UserError(f"{str(error).splitlines()[0].rstrip('.')}.") from error
+    # Modules that the program imports may have brought others.
+    for module, defined in FLAGS.flags_by_module_dict().items():
+        for flag in defined if module.startswith(("binaries.", "benchmarks.")) else ():
+            if not flag.using_default_value and flag.name not in (*own, *shared):
+                raise _unknown(flag.name, [*own, *shared])
+    if rest and not words_too:
+        raise UserError(f"'{rest[0]}' is no flag: flags are written --name=value.")
+    return rest
+
+
+def _unknown(name: str, known: Sequence[str]) -> UserError:
+    return UserError(f"There is no flag --{name}; {index.near(name, known)}")
+
+
+def _help(own: Sequence[str], shared: Sequence[str]) -> list[str]:
+    """What the running program is for, and its flags."""
+    said = (sys.modules["__main__"].__doc__ or "").partition("\n")[0]
+    lines = [said, ""] if said else []
     for title, names in {**GROUPS, "This program": own}.items():
         # absl adds a line to the help of flags that may be repeated.
-        said = [(name, (FLAGS[name].help or "").partition(";\n")[0]) for name in names]
-        lines += [f"{title}:", *(f"  --{name:<16} {text}" for name, text in said), ""] if said else []
+        about = [(n, (FLAGS[n].help or "").partition(";\n")[0]) for n in names if n in shared or n in own]
+        lines += [f"{title}:", *(f"  --{name:<16} {text}" for name, text in about), ""] if about else []
     return lines[:-1]
 
 
-def _joined(argv: list[str]) -> list[str]:
-    """The command line with --flag=False for the seed's --flag False, which absl would take for two things."""
+def _joined(words: Sequence[str]) -> list[str]:
+    """The command line as absl reads it.
+
+    --flag=False for the seed's --flag False, which absl would take for two things; 'no' and 'off' for False, 'yes' and
+    'on' for True; 100000 for 1e5.
+    """
     joined: list[str] = []
-    for word in argv:
-        name = joined[-1].lstrip("-") if joined and joined[-1].startswith("--") else ""
-        if word.lower() in ("true", "false") and name in FLAGS and FLAGS[name].boolean:
-            joined[-1] += f"={word}"
+    for word in words:
+        before = joined[-1].lstrip("-") if joined and joined[-1].startswith("-") else ""
+        name, equals, value = word.lstrip("-").partition("=")
+        if before in FLAGS and FLAGS[before].boolean and word.lower() in TRUTH:
+            joined[-1] += f"={TRUTH[word.lower()]}"
+        elif before in FLAGS and FLAGS[before].flag_type() == "int":
+            joined.append(_whole(word))
+        elif word.startswith("-") and equals and name in FLAGS and FLAGS[name].boolean:
+            joined.append(f"--{name}={TRUTH.get(value.lower(), value)}")
+        elif word.startswith("-") and equals and name in FLAGS and FLAGS[name].flag_type() == "int":
+            joined.append(f"--{name}={_whole(value)}")
         else:
             joined.append(word)
     return joined
+
+
+def _whole(text: str) -> str:
+    """'100000' for '1e5'; what is no whole number as it is."""
+    with contextlib.suppress(ValueError, OverflowError):
+        if not text.strip("+-").isdecimal() and float(text).is_integer():
+            return str(int(float(text)))
+    return text
 
 
 def _choices() -> list[str]:
@@ -185,6 +231,8 @@ def _choices() -> list[str]:
     kinds |= {
         kind: sorted(entry.name for entry in index.scan(package) if entry.name) for kind, package in places.items()
     }
+    # PPO and VPG take it, and no class of its own stands for it: their policy gives the values.
+    kinds["models"].append("shared (as value_model: one network with the policy)")
     return [f"{kind:<21} {', '.join(names)}" for kind, names in kinds.items()]
 
 

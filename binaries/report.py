@@ -570,10 +570,7 @@ def main(argv: list[str]) -> int:
     absl_flags.DEFINE_string(
         "to", None, "the folder for report.html, report.md and curve.png; by default the runs' own"
     )
-    try:
-        folders = absl_flags.FLAGS(argv)[1:]
-    except absl_flags.Error as error:
-        raise UserError(f"{str(error).splitlines()[0]}.") from error
+    folders = flags.take(argv, words_too=True)
     if not folders:
         raise UserError("Name the runs' folders: ./run report FOLDER [FOLDER ...] --to=FOLDER.")
     to = absl_flags.FLAGS.to

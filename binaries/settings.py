@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections.abc
 import importlib
+import math
 import re
 import sys
 import tokenize
@@ -75,15 +76,16 @@ class _Delegate(config_parser.ParserDelegate):
         return Reference(f"%{macro_name}")
 
 
-def read_bindings(text: str, origin: str, included: set[Path] | None = None) -> list[Binding]:
-    """The bindings in gin `text`, those of included files first; a file is included once only."""
+def read_bindings(text: str, origin: str, included: set[Path] | None = None, file: Path | None = None) -> list[Binding]:
+    """The bindings in gin `text`, of `file`, those of included files first; a file is included once only."""
     bindings: list[Binding] = []
     parser: config_parser.ConfigParser | None = None
     try:
         parser = config_parser.ConfigParser(text, _Delegate())
         for statement in parser:
             if isinstance(statement, config_parser.IncludeStatement):
-                bindings += _read_file(Path(statement.filename).stem, set() if included is None else included)
+                path = configs.included(statement.filename, file)
+                bindings += _read_file(path, set() if included is None else included)
             elif isinstance(statement, config_parser.BindingStatement):
                 owner = "/".join(filter(None, [statement.scope, statement.selector]))
                 place = _place(origin, statement.location.line_num)
@@ -97,42 +99,68 @@ def read_bindings(text: str, origin: str, included: set[Path] | None = None) -> 
         lines = text.splitlines()
         token = None if parser is None else parser.current_token
         number = 1 if token is None else min(token.start[0], len(lines))
-        raise UserError(
-            f"{_place(origin, number)}: '{lines[number - 1].strip()}' is no setting ({reason}); write Class.name=value."
-        ) from error
+        line = lines[number - 1].strip()
+        raise UserError(f"{_place(origin, number)}: '{line}' is no setting ({reason}); {_should_be(line)}.") from error
     return bindings
+
+
+def _should_be(line: str) -> str:
+    """What to write in place of `line`, which gin does not understand."""
+    name, equals, value = (part.strip() for part in line.partition("="))
+    owner, _, parameter = name.rpartition(".")
+    value = value.partition("#")[0].strip()
+    if not equals or not re.fullmatch(r"[A-Za-z][\w.:/-]*", value):
+        return "write Class.name=value"
+    entry = entries().get(owner)
+    annotation = "str" if entry is None else entry.parameters.get(parameter, "str")
+    if "bool" in annotation or value.lower() in ("true", "false"):
+        choices = [str(value.lower() == "true")] if value.lower() in ("true", "false") else ["True", "False"]
+        return f"write {' or '.join(f'{name}={choice}' for choice in choices)}"
+    if value.lower() in ("none", "null"):
+        return f"write {name}=None"
+    if "str" not in annotation:
+        return f"it must be of type {annotation}"
+    return f"write text in quotes that the shell leaves: \"{name}='{value}'\""
 
 
 def _place(origin: str, line: int) -> str:
     return f"{origin}:{line}" if origin.endswith(".gin") else origin
 
 
-def _read_file(name: str, included: set[Path]) -> list[Binding]:
-    path = configs.path(name)
+def _read_file(path: Path, included: set[Path]) -> list[Binding]:
     if path in included:
         return []
     included.add(path)
-    return read_bindings(path.read_text(), path.name, included)
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}).") from error
+    return read_bindings(text, path.name, included, path)
+
+
+def split(line: str) -> list[str]:
+    """The settings of one --hparam_override, which are joined by ';'; one within quotes is text."""
+    return re.findall(r"""(?:[^;'"]|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|['"])+""", line)
 
 
 def read(hparams: str, overrides: Iterable[str], flags: dict[str, Any]) -> dict[str, Binding]:
     """The merged settings by name ('DQN.gamma'), checked against the classes' parameters and types.
 
-    `hparams`: names joined by '-'. `overrides`: 'Class.name=value' texts. `flags`: 'Class.name' -> value, with the
-    flag's own name as 'Class.name=flag'. Raises UserError with the near names for what does not exist.
+    `hparams`: names, or paths of .gin files, joined by '-'. `overrides`: 'Class.name=value' texts. `flags`:
+    'Class.name' -> value, with the flag's own name as 'Class.name=flag'. Raises UserError with the near names for what
+    does not exist.
     """
     included: set[Path] = set()
     bindings: list[Binding] = []
-    for name in hparams.split("-"):
-        bindings += _read_file(name, included)
+    for path in configs.paths(hparams):
+        bindings += _read_file(path, included)
     for text in overrides:
         bindings += read_bindings(text, "--hparam_override")
     for key, value in flags.items():
         target, _, flag = key.partition("=")
         owner, parameter = target.split(".")
         bindings.append(Binding(owner, parameter, value, f"--{flag}"))
-    for binding in bindings:
-        _check(binding)
+    bindings = [_checked(binding) for binding in bindings]
     # In the order in which they were last set.
     return {binding.name: binding for binding in _last_of_each(bindings)}
 
@@ -148,7 +176,8 @@ def entries() -> dict[str, index.Entry]:
     return {entry.class_name: entry for entry in (*own, *index.added())}
 
 
-def _check(binding: Binding) -> None:
+def _checked(binding: Binding) -> Binding:
+    """The binding, with 1e5 as the whole number that it is where one is asked for; raises UserError as `read` does."""
     known = entries()
     owner = binding.owner.rpartition("/")[2]
     if owner not in known:
@@ -162,8 +191,22 @@ def _check(binding: Binding) -> None:
     if isinstance(binding.value, Reference):
         raise UserError(f"{binding.origin}: {binding.name} is {binding.value}: settings are plain values.")
     annotation = parameters[binding.parameter]
+    if not all(map(math.isfinite, _numbers(binding.value))):
+        raise UserError(f"{binding.origin}: {binding.name} is {binding.value!r}: a number must be finite.")
+    if isinstance(binding.value, float) and binding.value.is_integer() and not _fits(binding.value, annotation):
+        binding = binding._replace(value=int(binding.value))
     if not _fits(binding.value, annotation):
         raise UserError(f"{binding.origin}: {binding.name} is {binding.value!r}: it must be of type {annotation}.")
+    return binding
+
+
+def _numbers(value: Any) -> list[float]:
+    """Every fraction in a value of numbers, texts, tuples, lists and dicts."""
+    if isinstance(value, dict):
+        value = (*value, *value.values())
+    if isinstance(value, tuple | list):
+        return [number for part in value for number in _numbers(part)]
+    return [value] if isinstance(value, float) else []
 
 
 def _fits(value: Any, annotation: str) -> bool:

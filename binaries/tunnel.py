@@ -160,10 +160,7 @@ def main(argv: list[str]) -> int:
         "accept", None, "beside a replay server: where others connect", lower_bound=1, upper_bound=65535
     )
     absl_flags.DEFINE_string("connect", None, "elsewhere: the replay machines, HOST:PORT[,HOST:PORT...]")
-    try:
-        command = absl_flags.FLAGS(argv)[1:]
-    except absl_flags.Error as error:
-        raise UserError(f"{str(error).splitlines()[0]}.") from error
+    command = flags.take(argv, ("port", "private_network"), words_too=True)
     given = absl_flags.FLAGS
     if not command:
         raise UserError("No program was named: end with -- and its words, for example -- ./run actor --actor_id=0 ...")

@@ -6,6 +6,7 @@ import ast
 import difflib
 import functools
 import importlib.util
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +43,7 @@ def add(module: str) -> Path:
 
     Raises UserError where there is no such module. Its parent packages are imported, itself it is not.
     """
+    check_not_hidden(module)
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError) as error:
@@ -54,6 +56,23 @@ def add(module: str) -> Path:
     except SyntaxError as error:
         raise UserError(f"Module '{module}' is no Python: line {error.lineno} of {path}.") from error
     return path
+
+
+def check_not_hidden(module: str) -> None:
+    """Raises UserError where a person's own module `module` has the top-level name of a package of ours.
+
+    Ours come first on the path, and hide it.
+    """
+    top, _, rest = module.partition(".")
+    if not (ROOT / top / "__init__.py").exists():
+        return
+    for folder in {Path(name).resolve() for name in [*sys.path, "."]} - {ROOT.resolve()}:
+        base = folder.joinpath(top, *rest.split("."))
+        found = [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.exists()]
+        if found:
+            raise UserError(
+                f"Encore's own package '{top}' hides the module '{module}' in {found[0]}: give yours another name."
+            )
 
 
 def scan(package: str) -> tuple[Entry, ...]:

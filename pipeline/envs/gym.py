@@ -103,6 +103,7 @@ def import_module(name: str) -> Any:
     """The module of 'module:Id-v0' or 'module:Class'; raises UserError where it cannot be imported."""
     silence_gym()
     prepare(None)
+    index.check_not_hidden(name.rpartition(":")[0])
     try:
         with guarded():
             return importlib.import_module(name.rpartition(":")[0])

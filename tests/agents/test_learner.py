@@ -118,6 +118,33 @@ def test_a_checkpoint_brings_everything_back(tmp_path: Path) -> None:
     assert other.run(0) == pytest.approx(expected, rel=1e-6)
 
 
+class Unscheduled(DQN):
+    """Leaves the learning rate to its optimizer."""
+
+    def learning_rates(self, progress: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {}
+
+
+@pytest.mark.parametrize("algo", [DQN, Unscheduled])
+def test_after_a_restore_the_learning_rate_is_that_of_the_settings(algo: type[DQN], tmp_path: Path) -> None:
+    def learner(rate: float) -> Learner:
+        made = make_learner(
+            algo(batch_size=B, learning_rate=rate), Weighted(), make_strategy("local"), updates_per_call=K, xla=False
+        )
+        feed(made, random_draw(K, B, 2))
+        return made
+
+    before = learner(0.5)
+    before.run(0)
+    before.write(tmp_path / "state")
+    after = learner(1e-30)
+    after.read(tmp_path / "state")
+    restored = parameters(after)
+    assert after.run(0)["learning_rate/q"] == pytest.approx(1e-30)
+    for one, same in zip(restored, parameters(after), strict=True):
+        np.testing.assert_array_equal(one, same)
+
+
 def test_a_google_cloud_machine_learns_on_its_own_tpu_if_it_has_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -314,6 +314,25 @@ def test_a_checkpoint_holds_all_of_the_agent(name: str, tmp_path: Path) -> None:
             np.testing.assert_allclose(one, same, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_after_a_restore_the_agents_learning_rates_are_those_of_the_settings(name: str, tmp_path: Path) -> None:
+    learner, other = learner_of(name), learner_of(name)
+    rates = optimizer_rates(learner)
+    assert rates
+    for rate in rates:
+        rate.assign(2 * rate)
+    learner.write(tmp_path / "learner")
+    other.read(tmp_path / "learner")
+    assert [2 * float(rate) for rate in optimizer_rates(other)] == [float(rate) for rate in rates]
+
+
+def optimizer_rates(learner: Learner) -> list[Any]:
+    """The variables of all optimizers of the learner's agent."""
+    parts: list[Any] = list(vars(agent_of(learner.params)).values())
+    kinds: Any = (tf.keras.optimizers.Optimizer, tf.keras.optimizers.legacy.Optimizer)
+    return [part.learning_rate for part in parts if isinstance(part, kinds)]
+
+
 # Acting.
 
 

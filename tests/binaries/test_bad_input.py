@@ -62,6 +62,14 @@ LIGHT = {
     "parameter": Case(override("DQN.gama=0.9"), "--hparam_override: DQN has no parameter 'gama'; did you mean gamma?"),
     "type": Case(override("DQN.batch_size=1.5"), "--hparam_override: DQN.batch_size is 1.5: it must be of type int."),
     "text": Case(override("DQN.gamma"), "--hparam_override: 'DQN.gamma' is no setting ("),
+    "bare_word": Case(
+        override("DQN.memory=uniform"),
+        "--hparam_override: 'DQN.memory=uniform' is no setting (Failed to parse token 'uniform'); write text in quotes",
+    ),
+    "infinite": Case(
+        override("DQN.learning_rate=1e999"), "--hparam_override: DQN.learning_rate is inf: a number must be finite."
+    ),
+    "no_file": Case(["--hparams=./no.gin", NEW], "There is no file './no.gin' for --hparams."),
     "open_bracket": Case(
         override("MLP.hidden_sizes=(64,"), "--hparam_override: 'MLP.hidden_sizes=(64,' is no setting ("
     ),

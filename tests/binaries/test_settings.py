@@ -187,7 +187,7 @@ def test_a_setting_that_does_not_exist_or_fit_is_refused(write: Write, text: str
 
 @pytest.mark.parametrize(
     "text",
-    ["DQN.gamma", "DQN.gamma=", "DQN.gamma==1", "=1", "DQN.gamma=[1", "DQN.gamma=1 2", "DQN.gamma=nan", "'''", "?"],
+    ["DQN.gamma", "DQN.gamma=", "DQN.gamma==1", "=1", "DQN.gamma=[1", "DQN.gamma=1 2", "'''", "?"],
 )
 def test_text_that_is_no_setting_is_quoted_with_how_settings_are_written(write: Write, text: str) -> None:
     sentence = refusal(write, text)
@@ -195,6 +195,69 @@ def test_text_that_is_no_setting_is_quoted_with_how_settings_are_written(write: 
     assert sentence.endswith("); write Class.name=value.")
     assert "\n" not in sentence
     assert "object at 0x" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        ("DQN.memory=uniform", "write text in quotes that the shell leaves: \"DQN.memory='uniform'\""),
+        ("DQN.memory = uniform  # why", "write text in quotes that the shell leaves: \"DQN.memory='uniform'\""),
+        ("Experiment.environment=atari:pong", "the shell leaves: \"Experiment.environment='atari:pong'\""),
+        ("Experiment.environment=CartPole-v1", "the shell leaves: \"Experiment.environment='CartPole-v1'\""),
+        ("Nothing.known=text", "the shell leaves: \"Nothing.known='text'\""),
+        ("DQN.double=true", "write DQN.double=True"),
+        ("DQN.double=FALSE", "write DQN.double=False"),
+        ("DQN.double=yes", "write DQN.double=True or DQN.double=False"),
+        ("DQN.max_gradient_norm=null", "write DQN.max_gradient_norm=None"),
+        ("DQN.max_gradient_norm=none", "write DQN.max_gradient_norm=None"),
+        ("DQN.gamma=nan", "it must be of type float"),
+        ("DQN.batch_size=many", "it must be of type int"),
+    ],
+)
+def test_a_bare_word_is_answered_with_what_to_write(write: Write, text: str, mended: str) -> None:
+    sentence = refusal(write, text)
+    assert sentence.startswith("--hparam_override: '")
+    assert sentence.endswith(f"{mended}.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DQN.learning_rate=1e999",
+        "DQN.gamma=-1e999",
+        "DQN.max_gradient_norm=1e400",
+        "Piecewise.factors=(1.0, 1e999, 0.1)",
+        "GymEnvironment.options={'a': [1e999]}",
+        "DQN.batch_size=1e999",
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused(write: Write, text: str) -> None:
+    assert refusal(write, text).endswith(": a number must be finite.")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("Experiment.train_steps=1e5", 100_000), ("DQN.batch_size=64.0", 64), ("DQN.gamma=1e0", 1.0)],
+)
+def test_a_whole_number_may_have_an_exponent(write: Write, text: str, value: float) -> None:
+    write(empty="")
+    [binding] = read("empty", text).values()
+    assert (binding.value, type(binding.value)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("line", "texts"),
+    [
+        ("A.b=1;C.d=2", ["A.b=1", "C.d=2"]),
+        ("A.b='x;y';C.d=2;", ["A.b='x;y'", "C.d=2"]),
+        ('A.b="x;\'y";C.d=2', ['A.b="x;\'y"', "C.d=2"]),
+        (r"A.b='x\';y';C.d=2", [r"A.b='x\';y'", "C.d=2"]),
+        ("A.b=('x;', 'y');C.d='z", ["A.b=('x;', 'y')", "C.d='z"]),
+        ("", []),
+    ],
+)
+def test_overrides_are_joined_by_semicolons_outside_quotes(line: str, texts: list[str]) -> None:
+    assert settings.split(line) == texts
 
 
 def test_text_in_a_file_that_is_no_setting_is_quoted_with_its_line(write: Write) -> None:

@@ -28,7 +28,10 @@ ESSENTIAL = 10
 
 
 class Output:
-    """A stream, such as stdout, to a disk that may be full: what there is no room for is written later, or never."""
+    """A stream, such as stdout, to a disk that may be full, or to a program that reads no more, as `head` does.
+
+    What there is no room for is written later, or never; what nobody reads is lost.
+    """
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -53,7 +56,7 @@ def _full_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
             raise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,9 @@ MODES = {"inline": True, "inline_without_xla": False, "seeds_loop": False}
 """whether the learner's loop is compiled by XLA"""
 
 SOURCE = re.compile(r"\b(19|20)\d\d\b|\bSource:|\barXiv\b|https?://", re.IGNORECASE)
-UNIT = re.compile(r"\b(steps|transitions|windows|updates|episodes|rows|frames|seconds)\b")
+KINDS = ("size", "period", "length", "steps")
+"""ends of the names of parameters that have a unit"""
+UNIT = re.compile(r"\b(units|steps|transitions|windows|updates|episodes|rows|frames|seconds)\b")
 
 
 def environment_of(name: str) -> str | None:
@@ -56,36 +59,40 @@ OF_PICTURES = [name for name in RUNNABLE if re.search(r"'(conv|impala)'", config
 
 
 def uncovered(text: str) -> list[str]:
-    """The settings of a gin file that neither a comment of their own nor the file's header accounts for."""
+    """The settings of a gin file whose source or unit neither the file's header nor a comment of their own says.
+
+    A header's source is that of all settings. It says the unit of a kind of setting by that kind's name: 'periods in
+    updates'.
+    """
     lines = text.splitlines()
-    header = []
+    header = " ".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    found = []
     for line in lines:
-        if not line.startswith("#"):
-            break
-        header.append(line)
-    first = "\n".join(header)
-    if SOURCE.search(first) and UNIT.search(first):
-        return []
-    found = [line for line in lines if line.strip() and not line.lstrip().startswith(("#", "include "))]
-    return [
-        line for line in found if not (SOURCE.search(line.partition("#")[2]) or UNIT.search(line.partition("#")[2]))
-    ]
+        setting, _, comment = line.partition("#")
+        if not setting.strip() or setting.startswith(("include ", " ", ")")):
+            continue
+        said = f"{header} {comment}"
+        parameter = setting.partition("=")[0].strip().rpartition(".")[2]
+        kinds = [kind for kind in KINDS if re.search(rf"(^|_){kind}$", parameter)]
+        units = UNIT.search(comment) or all(re.search(rf"\b{kind}(s|es)?\b", said, re.IGNORECASE) for kind in kinds)
+        if not SOURCE.search(said) or not units:
+            found.append(line)
+    return found
 
 
 @pytest.mark.parametrize("name", configs.names())
-def test_every_setting_has_its_source_or_unit(name: str) -> None:
+def test_every_setting_has_its_source_and_unit(name: str) -> None:
     assert uncovered(configs.path(name).read_text()) == []
 
 
 @pytest.mark.parametrize(
     ("text", "missing"),
     [
-        ("# Mnih et al. 2015. Periods in updates.\nDQN.gamma = 0.9\n", []),
+        ("# Mnih et al. 2015. Periods in updates.\nDQN.target_update_period = 9\nDQN.gamma = 0.9\n", []),
+        ("# Mnih et al. 2015.\nDQN.target_update_period = 9\nDQN.gamma = 0.9\n", ["DQN.target_update_period = 9"]),
         ("# As in the paper.\nDQN.gamma = 0.9\nDQN.n_step = 3\n", ["DQN.gamma = 0.9", "DQN.n_step = 3"]),
-        (
-            "# As in the paper.\n\nDQN.gamma = 0.9  # Mnih et al. 2015\nDQN.n_step = 3  # rows\nDQN.a = 1\n",
-            ["DQN.a = 1"],
-        ),
+        ("# As in the paper.\n\nDQN.gamma = 0.9  # Mnih et al. 2015\nDQN.a = 1  # rows\n", ["DQN.a = 1  # rows"]),
+        ("# Source: here.\nDQN.replay_size = 9  # transitions\nX.size = 2\n", ["X.size = 2"]),
         ("include 'base.gin'\n# Source: found here, in steps.\nDQN.gamma = 0.9\n", ["DQN.gamma = 0.9"]),
     ],
 )

@@ -20,7 +20,7 @@ from agents.tf_config import learners
 from pipeline.checks import check_positive
 from pipeline.dataset import Draw
 from pipeline.frames import history
-from pipeline.rows import restack
+from pipeline.rows import only_finite, restack
 from pipeline.types import Batch, Nest, RunError, Step, UserError
 from servers.checkpoint import readable
 from servers.memory.memory import Memory
@@ -46,6 +46,7 @@ _NO_DATA = (
     StopIteration,
 )
 """how a replay that gives nothing in time, or is gone, shows"""
+ADVICE = "A smaller learning rate or a smaller max_gradient_norm may help."
 
 
 class LearnerError(RunError):
@@ -141,6 +142,12 @@ class Learner:
         """the call under way"""
         self.stop: Callable[[], bool] = lambda: False
         """whether the process was asked to stop: a draw that waits is then given up"""
+        self.warn: Callable[[str], None] = lambda line: None
+        """is given a sentence where something is wrong with what was drawn"""
+        self.not_finite = 0
+        """windows drawn that held numbers which are not finite, and were not learnt from"""
+        self._is_sound: bool | None = None
+        """whether the parameters are finite; None: not known yet"""
         self._iterator: Any = None
         self._write_priorities: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], None] | None = None
         norms = [f"gradient_norm/{group}" for group in self._optimizers]
@@ -215,9 +222,16 @@ class Learner:
         """Performs the updates of one call at `env_steps` environment steps; returns their mean metrics.
 
         `timeout_s`: that the draw may take. No metrics come of rollouts that were dropped. Raises NoDataError where the
-        replay gives no data in time or before `stop`, or its server is lost, and LearnerError where the loss is not
-        finite.
+        replay gives no data in time or before `stop`, or its server is lost, and LearnerError where loss or parameters
+        are not finite.
         """
+        if self._is_sound is None:
+            self._is_sound = bool(self._parameters_are_finite())
+        if not self._is_sound:
+            raise LearnerError(
+                f"The parameters that learning goes on with, of update {self.updates}, are not finite: they were"
+                " restored so. Remove the newest folder in checkpoints, or choose another --output_dir."
+            )
         self._draws_before = int(self._draws.numpy())
         arguments = (self._iterator, tf.constant(env_steps, tf.int32), tf.constant(self.run_id, tf.int32))
         try:
@@ -240,21 +254,44 @@ class Learner:
             if self._shared:
                 raise LearnerError(f"{said} {TOGETHER}") from error
             raise NoDataError(said) from error
-        *means, updates = values.tolist()
+        *means, updates, not_finite, sound = values.tolist()
+        self._count_not_finite(int(not_finite))
         if not updates:
-            self.stale_rollouts += self._replicas
+            if not not_finite:
+                self.stale_rollouts += self._replicas
             return {}
         metrics = dict(zip(self._names, means, strict=True))
         self.updates += int(updates)
         if self._memory.on_policy:
             self.rollouts += self._replicas
+        where = f"update {self.updates} (environment step {env_steps})"
         if not all(map(_is_finite, (metrics["loss"], metrics.get("priority_max", 0.0)))):
             raise LearnerError(
-                f"The loss is {metrics['loss']} at update {self.updates} (environment step {env_steps}): the run"
-                " stops, and the last checkpoint stands. A smaller learning rate may help."
+                f"The loss is {metrics['loss']} at {where}, though all that it was computed from was finite: the run"
+                f" stops, and the last checkpoint stands. {ADVICE}"
+            )
+        if not sound:
+            raise LearnerError(
+                f"The parameters are not finite after {where}, though the loss was: the run stops, and the last"
+                f" checkpoint stands. {ADVICE}"
             )
         self.max_priority = max(self.max_priority, metrics.get("priority_max", 1.0))
         return metrics
+
+    def _count_not_finite(self, windows: int) -> None:
+        if windows and not self.not_finite:
+            self.warn(
+                f"WARNING: {windows} windows that the replay gave hold numbers that are not finite (nan or inf), which"
+                " no environment of this run may write. They are not learnt from; replay/not_finite counts them."
+                " Does somebody else write to the replay server?"
+            )
+        self.not_finite += windows
+
+    def _parameters_are_finite(self) -> tf.Tensor:
+        """[] bool."""
+        models = [*self.params.online.values(), *self.params.moments.values()]
+        floats = [v for model in models for v in model.variables if v.dtype.is_floating]
+        return tf.reduce_all([tf.reduce_all(tf.math.is_finite(variable)) for variable in floats])
 
     def has_updated(self) -> bool:
         """From another thread: whether the call of `run` under way has made its updates, and sends priorities."""
@@ -298,6 +335,7 @@ class Learner:
             self.checkpoint().read(name).assert_consumed()
         for variable, value in self._hyper:
             variable.assign(value)
+        self._is_sound = None
         self.updates = int(self._updates.numpy())
         self.rollouts = int(self._rollouts.numpy())
         self.max_priority = float(self._max_priority.numpy())
@@ -342,14 +380,18 @@ class Learner:
         """All updates of a draw.
 
         Returns the priorities [k, B] that a prioritized memory wants (of this process's part of the batches), and the
-        means of the metrics in the order of their names with the number of updates behind them.
+        means of the metrics in the order of their names. Behind them: the number of updates, that of the windows which
+        were not finite, and 1 where the parameters then are.
         """
         progress = tf.minimum(tf.cast(env_steps, tf.float32) / self._train_steps, 1.0)
         for group, rate in self._algo.learning_rates(progress).items():
             self._optimizers[group].learning_rate.assign(rate)
         if self._memory.on_policy:
-            return None, self._learn_rollout(steps, correction, progress, env_steps, run_id)
-        return self._learn_batches(steps, correction, progress, env_steps)
+            priorities, metrics = None, self._learn_rollout(steps, correction, progress, env_steps, run_id)
+        else:
+            priorities, metrics = self._learn_batches(steps, correction, progress, env_steps)
+        sound = tf.cast(self._parameters_are_finite(), tf.float32)
+        return priorities, tf.concat([metrics, [sound]], axis=0)
 
     def _learn_batches(
         self, steps: Step, correction: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor
@@ -370,28 +412,34 @@ class Learner:
         total, all_priorities = _repeat(
             count,
             update,
-            tf.zeros([len(self._names) - 2 * prioritized]),
+            tf.zeros([len(self._names) - 2 * prioritized + 1]),
             tf.TensorArray(tf.float32, size=count, element_shape=[width]),
         )
+        means, not_finite = total[:-1] / count, total[-1] * self._replicas
         if not prioritized:
-            return None, tf.concat([total / count, [count]], axis=0)
+            return None, tf.concat([means, [count, not_finite]], axis=0)
         stacked = tf.ensure_shape(all_priorities.stack(), [count, width])
         mean, largest = tf.reduce_mean(stacked), tf.reduce_max(stacked)
         seen = self._everywhere(tf.stack([mean, largest]))
         mean, largest = tf.reduce_mean(seen[:, 0]), tf.reduce_max(seen[:, 1])
         self._max_priority.assign(tf.maximum(self._max_priority, largest))
-        return stacked, tf.concat([total / count, [mean, largest, count]], axis=0)
+        return stacked, tf.concat([means, [mean, largest, count, not_finite]], axis=0)
 
     def _learn_rollout(
         self, steps: Step, correction: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor, run_id: tf.Tensor
     ) -> tf.Tensor:
-        """All epochs over the examples of a rollout; the moments grow when they are done. None over a stale one's."""
+        """All epochs over the examples of a rollout; the moments grow when they are done.
+
+        None over those of one that is stale, or holds numbers that are not finite.
+        """
         data, strategy = self._algo.data(), self._strategy
-        batch = strategy.run(self._prepare, args=(steps, correction, tf.constant(0), progress, env_steps))
+        batch, poisoned = strategy.run(self._prepare, args=(steps, correction, tf.constant(0), progress, env_steps))
         examples = self._local(batch.weight)[0].shape[0]
         size = data.batch_size // self._replicas or examples
         stale = strategy.run(self._stale_rows, args=(steps, run_id))
-        fresh = tf.equal(strategy.reduce(tf.distribute.ReduceOp.SUM, stale, axis=None), 0)
+        lanes = strategy.run(lambda part: tf.reduce_sum(tf.cast(part, tf.int32)), args=(poisoned,))
+        stale, not_finite = (strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in (stale, lanes))
+        fresh = tf.equal(stale + not_finite, 0)
         turns = tf.where(fresh, data.epochs * (examples // size), 0)
         order = strategy.run(self._order, args=(examples, data.epochs, size))
 
@@ -403,10 +451,14 @@ class Learner:
         self._rollouts.assign_add(tf.where(fresh, tf.constant(self._replicas, tf.int64), 0))
         counted = tf.cast(fresh, tf.float32)
         for name, sums in strategy.run(self._measure, args=(batch, env_steps)).items():
-            merged = [counted * strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None) for part in sums]
+            merged = [
+                tf.math.multiply_no_nan(strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None), counted)
+                for part in sums
+            ]
             self.params.moments[name].merge(*merged)
         updates = tf.cast(turns, tf.float32)
-        return tf.concat([tf.math.divide_no_nan(total, updates), [updates]], axis=0)
+        means = tf.math.divide_no_nan(total, updates)
+        return tf.concat([means, [updates, tf.cast(not_finite, tf.float32)]], axis=0)
 
     def _stale_rows(self, steps: Step, own_run_id: tf.Tensor) -> tf.Tensor:
         """[] i32: rows of a rollout that weights of another life, or too old ones, acted in; on one replica."""
@@ -419,20 +471,28 @@ class Learner:
 
     def _prepare(
         self, steps: Step, correction: tf.Tensor, index: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor
-    ) -> Batch:
-        """The examples of batch `index` of the draw, on one replica."""
+    ) -> tuple[Batch, tf.Tensor]:
+        """The examples of batch `index` of the draw, on one replica, and which of its windows [B] were not finite."""
         context = tf.distribute.get_replica_context()
         rows: Any = tree.map_structure(lambda leaf: leaf[index], steps)
-        windows = restack(rows, self._observation_spec)
         weight = self._memory.weight(correction[index], progress)
+        rows, finite = only_finite(rows, tf.math.is_finite(weight))
+        weight = tf.where(finite, weight, 0.0)
+        windows = restack(rows, self._observation_spec)
         weights = context.all_gather(weight, axis=0) if self._replicas > 1 else weight
-        batch = Batch(self._augment(windows), weight / tf.reduce_max(weights), self._seeds())
-        return self._algo.prepare(self.params._replace(env_steps=env_steps), batch)
+        weight = tf.math.divide_no_nan(weight, tf.reduce_max(weights))
+        batch = Batch(self._augment(windows), weight, self._seeds())
+        return self._algo.prepare(self.params._replace(env_steps=env_steps), batch), tf.logical_not(finite)
 
     def _prepare_and_update(
         self, steps: Step, correction: tf.Tensor, index: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor
     ) -> tuple[tf.Tensor | None, tf.Tensor]:
-        return self._update(self._prepare(steps, correction, index, progress, env_steps), env_steps)
+        batch, poisoned = self._prepare(steps, correction, index, progress, env_steps)
+        priorities, metrics = self._update(batch, env_steps)
+        if priorities is not None:
+            # Hardly ever drawn again.
+            priorities = tf.where(poisoned, 0.0, priorities)
+        return priorities, tf.concat([metrics, [tf.reduce_sum(tf.cast(poisoned, tf.float32))]], axis=0)
 
     def _order(self, examples: int, epochs: int, size: int) -> tf.Tensor:
         """Which examples each update of a rollout learns from, [updates, size] i32: every epoch shuffles them anew."""

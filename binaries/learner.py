@@ -102,6 +102,7 @@ class Loop:
         self._progress = console.Progress(
             self._experiment.train_steps, self._tally.env_steps, learner.updates, quiet=quiet or not self._chief
         )
+        learner.warn = self._progress.warn
         # Who is asked to stop goes on until all learners know.
         self._waiting = Waiting(self._experiment.startup_timeout, self._progress.warn)
         self._counted = self._read = self._told = 0.0
@@ -339,6 +340,7 @@ class Loop:
             "replay/samples_per_second": sampled / seconds,
             "replay/priority_lag_seconds": self._call_seconds,
             "replay/servers": len(shards.alive),
+            "replay/not_finite": learner.not_finite,
             "processes/actors": tally.connected,
             "memory/resident_megabytes": resident_megabytes(),
         }

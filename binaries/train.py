@@ -123,6 +123,7 @@ class Run:
 
         stop = self._stop
         self._agent.learner.stop = stop
+        self._agent.learner.warn = self._progress.warn
         experiment, agent, environment = self._experiment, self._agent, self._parts.environment
         self._logged = (time.monotonic(), self._steps, agent.learner.updates)
         next_log = _next(self._steps, experiment.log_period)
@@ -346,6 +347,7 @@ class Run:
             "speed/env_steps_per_second": steps / seconds,
             "speed/updates_per_second": updates / seconds,
             "replay/updates_per_env_step": agent.learner.updates / self._steps,
+            "replay/not_finite": agent.learner.not_finite,
             "memory/resident_megabytes": resident_megabytes(),
         }
         if self._parts.crashes.count:

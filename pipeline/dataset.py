@@ -126,7 +126,10 @@ def dataset(
         seen = info.priority**memory.exponent / (info.probability * tf.cast(info.table_size, tf.float64))
         probability = tf.gather(shares.now(), shard) * info.probability
         correction = 1.0 / (tf.reduce_sum(shares.items) * probability)
-        count = tf.math.unsorted_segment_sum(tf.ones_like(seen), shard, len(addresses))
+        # An item whose priority is no share of anything says nothing about the others.
+        valid = tf.math.is_finite(seen)
+        seen = tf.where(valid, seen, 0.0)
+        count = tf.math.unsorted_segment_sum(tf.cast(valid, seen.dtype), shard, len(addresses))
         mean = tf.math.divide_no_nan(tf.math.unsorted_segment_sum(seen, shard, len(addresses)), count)
         with tf.control_dependencies([correction]):
             shares.means.assign(tf.where(count > 0, mean, shares.means))

@@ -6,6 +6,7 @@ ones (images) stay apart, in their own dtype, so that windows share their chunks
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -129,6 +130,23 @@ class Rows:
             leaves.append(tf.bitcast(value, dtype) if dtype == tf.float32 else tf.cast(value, dtype))
         step: Any = tree.unflatten_as(self.spec, leaves)
         return step
+
+
+def only_finite(steps: Step, valid: tf.Tensor) -> tuple[Step, tf.Tensor]:
+    """Rows [B, T, ...] -> the same, and which windows [B] bool are `valid` [B] and hold finite numbers only.
+
+    The others become LAST rows of zeros, which no algorithm learns from: a weight of 0 is not enough for NaN.
+    """
+    floats = [leaf for leaf in tree.flatten(steps) if leaf.dtype.is_floating]
+    flat = (tf.reshape(tf.math.is_finite(leaf), [leaf.shape[0], -1]) for leaf in floats)
+    finite = functools.reduce(tf.logical_and, (tf.reduce_all(leaf, axis=1) for leaf in flat), valid)
+
+    def clear(leaf: tf.Tensor) -> tf.Tensor:
+        return tf.where(tf.reshape(finite, [-1, *[1] * (leaf.shape.rank - 1)]), leaf, tf.zeros_like(leaf))
+
+    observation = tree.map_structure(lambda leaf: clear(leaf) if leaf.dtype.is_floating else leaf, steps.observation)
+    others: Any = tree.map_structure(clear, steps._replace(observation=()))
+    return others._replace(observation=observation, last=steps.last | tf.logical_not(finite)[:, None]), finite
 
 
 def restack(steps: Step, observation_spec: Nest) -> Step:

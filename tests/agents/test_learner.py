@@ -92,11 +92,85 @@ def test_targets_are_averaged_by_rate() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_update_and_the_step() -> None:
+    learner, _ = trained(xla=True, calls=0, learning_rate=1e38)
+    with pytest.raises(
+        LearnerError, match=rf"loss is (nan|inf) at update {K} \(environment step 700\), though all that"
+    ):
+        learner.run(env_steps=700)
+
+
+def test_parameters_that_are_not_finite_stop_it_before_they_are_saved() -> None:
+    learner = make_learner(DQN(batch_size=B, learning_rate=1e38), Uniform(), make_strategy("local"), updates_per_call=1)
+    draw = random_draw(1, B, 2)
+    feed(learner, draw._replace(steps=draw.steps._replace(reward=1e3 * draw.steps.reward)))
+    variables = learner.params.online["q"].variables
+    variables[0].assign(tf.fill(variables[0].shape, 3e38))
+    variables[-1].assign(tf.fill(variables[-1].shape, 3e38))
+    with pytest.raises(LearnerError, match=r"(loss is|parameters are not finite after).* update 1 .*learning rate"):
+        learner.run(0)
+
+
+def test_parameters_that_were_restored_so_are_not_blamed_on_the_learning_rate(tmp_path: Path) -> None:
+    learner, _ = trained(xla=True, calls=1)
+    learner.params.online["q"].variables[0].assign(learner.params.online["q"].variables[0] * float("nan"))
+    learner.write(tmp_path / "state")
+    learner.read(tmp_path / "state")
+    with pytest.raises(LearnerError, match=f"of update {K}, are not finite: they were restored so") as error:
+        learner.run(0)
+    assert "learning rate" not in str(error.value)
+
+
+POISON = {
+    "observation": lambda steps, bad: steps._replace(observation=bad(steps.observation)),
+    "reward": lambda steps, bad: steps._replace(reward=bad(steps.reward)),
+    "discount": lambda steps, bad: steps._replace(discount=bad(steps.discount)),
+}
+
+
+@pytest.mark.parametrize("leaf", POISON)
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_windows_that_are_not_finite_are_counted_said_once_and_not_learnt_from(leaf: str, number: float) -> None:
+    draw = random_draw(K, B, 2)
+    poisoned = np.zeros([K, B, 2], bool)
+    poisoned[0, :3, 1] = poisoned[2, 5, 0] = True
+
+    def bad(values: tf.Tensor) -> tf.Tensor:
+        return tf.where(poisoned.reshape(*poisoned.shape, *[1] * (values.shape.rank - 3)), number, values)
+
+    parts, said = [], []
+    skipped = draw.steps._replace(last=draw.steps.last | poisoned.any(axis=2, keepdims=True))
+    for steps in (POISON[leaf](draw.steps, bad), skipped):
+        learner = make_learner(DQN(batch_size=B), Uniform(), make_strategy("local"), updates_per_call=K)
+        learner.warn = said.append
+        feed(learner, draw._replace(steps=steps))
+        for _ in range(2):
+            learner.run(0)
+        parts.append((parameters(learner), learner.not_finite))
+    (one, dropped), (other, none) = parts
+    assert (dropped, none) == (2 * 4, 0)
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    (line,) = said
+    assert line.startswith("WARNING: 4 windows that the replay gave hold numbers that are not finite")
+
+
+def test_a_weight_that_is_not_finite_drops_its_window() -> None:
     learner, _ = trained(xla=True, calls=0)
     draw = random_draw(K, B, 2)
+    feed(learner, draw._replace(correction=tf.where(np.arange(B) == 1, float("inf"), draw.correction)))
+    assert np.isfinite(learner.run(0)["loss"])
+    assert learner.not_finite == K
+
+
+def test_draws_that_are_poison_altogether_leave_the_parameters_alone() -> None:
+    learner, _ = trained(xla=True, calls=0)
+    before = parameters(learner)
+    draw = random_draw(K, B, 2)
     feed(learner, draw._replace(correction=draw.correction * float("nan")))
-    with pytest.raises(LearnerError, match=f"nan at update {K} .environment step 700"):
-        learner.run(env_steps=700)
+    assert learner.run(0)["loss"] == 0
+    assert learner.not_finite == K * B
+    for one, other in zip(parameters(learner), before, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("xla", [True, False])

@@ -313,3 +313,23 @@ def test_rollouts_are_learnt_from_by_the_policy_that_acted_in_them(
             learner.run(actor.env_steps)
     # Parameters and moments are other ones in each of them.
     np.testing.assert_allclose(changes, np.zeros(5), atol=1e-4)
+
+
+@pytest.mark.parametrize("xla", [True, False])
+def test_a_rollout_that_is_not_finite_is_dropped_and_its_moments_too(xla: bool) -> None:
+    learner, _ = trained(ppo(**NORMALISED), xla=xla, calls=2)
+    each, before = learner.updates // 2, [v.numpy() for v in learner.params.moments["observation"].variables]
+    draw = rollout(7)
+    lane = np.arange(E)[:, None] == 1
+    poisoned = draw._replace(steps=draw.steps._replace(reward=tf.where(lane, float("nan"), draw.steps.reward)))
+    said: list[str] = []
+    learner.warn = said.append
+    feed(learner, poisoned)
+    assert learner.run(0) == {}
+    assert (learner.updates, learner.rollouts) == (2 * each, 2)
+    assert (learner.not_finite, learner.stale_rollouts, len(said)) == (1, 0, 1)
+    for one, other in zip(learner.params.moments["observation"].variables, before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    feed(learner, draw)
+    assert np.isfinite(learner.run(0)["loss"])
+    assert learner.updates == 3 * each

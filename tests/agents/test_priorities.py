@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import tensorflow as tf
 from agents.actor import make_rows
 from agents.algos.dqn import DQN
 from agents.learner import make_strategy
+from pipeline.dataset import dataset
+from pipeline.rows import PACKED
 from pipeline.types import Batch
 from pipeline.writer import Writer
 from servers import tables
@@ -102,3 +105,46 @@ def test_importance_weights_are_normalised_by_the_largest_of_the_batch() -> None
     # Half of the 1,000 training steps are done: beta is 0.75.
     weight = draw.correction[0].numpy() ** 0.75
     assert learner.run(env_steps=500)["weight"] == pytest.approx(float(np.mean(weight / weight.max())), rel=1e-4)
+
+
+def insert_poison(address: str, items: int, priority: float) -> None:
+    """What another client does: copies an item of the table, with NaN in place of its floats."""
+    client: Any = reverb.Client(address)
+    (sample,) = client.sample(tables.TABLE, 1, emit_timesteps=False)
+    (copied,) = sample.data
+    floats = np.full_like(copied, np.array(np.nan, np.float32).view(np.int32))
+    writer = client.trajectory_writer(num_keep_alive_refs=1)
+    for _ in range(items):
+        writer.append({PACKED: floats})
+        writer.create_item(tables.TABLE, priority, {PACKED: writer.history[PACKED][-1]})
+    writer.flush(timeout_ms=10_000)
+
+
+def test_a_poisoned_replay_is_learnt_from_without_its_poison_now_and_after_a_restart(
+    address: str, tmp_path: Path
+) -> None:
+    insert_poison(address, 8, 3.0)
+    algo, memory = DQN(batch_size=B), Prioritized()
+    saved = Path(reverb.Client(address).checkpoint())
+    rows = make_rows(algo, OBSERVATION, ACTION)
+    signature = tables.signature(rows, 2, None)
+    table = memory.table(tables.TABLE, algo.data(), 1, signature)
+    again = tables.serve([table], tmp_path / "again", saved)
+    for place in (address, f"localhost:{again.port}"):
+        learner = make_learner(algo, memory, make_strategy("local"), updates_per_call=8)
+        read = partial(dataset, [place], tables.TABLE, rows, algo.data(), memory, lanes=1, signature=signature)
+        connect = lambda batches, replicas, read=read: read(batches=batches, replicas=replicas, timeout_ms=10_000)  # noqa: E731
+        learner.connect(connect, [place], tables.TABLE)
+        said: list[str] = []
+        learner.warn = said.append
+        for _ in range(6):
+            metrics = learner.run(0)
+            assert np.isfinite(list(metrics.values())).all()
+        # 8 of 48 items at first; then their priority is 0.
+        assert 0 < learner.not_finite < 6 * 8 * B / 4
+        assert len(said) == 1
+        assert sorted(priorities(place).values())[:8] != [3.0] * 8
+        before = learner.not_finite
+        learner.run(0)
+        assert learner.not_finite == before
+    again.stop()

@@ -148,7 +148,9 @@ class Learner:
         """windows drawn that held numbers which are not finite, and were not learnt from"""
         self._is_sound: bool | None = None
         """whether the parameters are finite; None: not known yet"""
+        self._connect: Callable[[], Any] | None = None
         self._iterator: Any = None
+        """of what `_connect` makes; None before the first draw"""
         self._write_priorities: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], None] | None = None
         norms = [f"gradient_norm/{group}" for group in self._optimizers]
         rates = [f"learning_rate/{group}" for group in self._optimizers]
@@ -161,19 +163,19 @@ class Learner:
     ) -> None:
         """Reads from `make_dataset(batches a draw, replicas)`, and writes priorities to `table` at `addresses`.
 
-        Without a `table` no priorities are written.
+        Without a `table` no priorities are written. Reading begins with the next `run`, when a call is due: what an
+        iterator has in flight was drawn when it was made, from the first item on.
         """
         host = tf.distribute.InputOptions(experimental_fetch_to_device=False)
-        dataset = self._strategy.distribute_datasets_from_function(
-            lambda context: make_dataset(self.batches, self._replicas), host
-        )
-        self._iterator = iter(dataset)
+        dataset = lambda context: make_dataset(self.batches, self._replicas)  # noqa: E731
+        self._connect = lambda: iter(self._strategy.distribute_datasets_from_function(dataset, host))
+        self._iterator = None
         if self._memory.prioritized and table and self._write_priorities is None:
             self._write_priorities = _priority_writer(addresses, table)
 
     def disconnect(self) -> None:
         """Gives up what was drawn and not learnt from; until `connect`, nothing is read."""
-        self._iterator = None
+        self._connect = self._iterator = None
 
     def agree(self, value: int) -> int:
         """The smallest of the values that all workers ask with; without other workers, `value`.
@@ -233,7 +235,7 @@ class Learner:
                 " restored so. Remove the newest folder in checkpoints, or choose another --output_dir."
             )
         self._draws_before = int(self._draws.numpy())
-        arguments = (self._iterator, tf.constant(env_steps, tf.int32), tf.constant(self.run_id, tf.int32))
+        arguments = (self._draws_of(), tf.constant(env_steps, tf.int32), tf.constant(self.run_id, tf.int32))
         try:
             if self._call is None:
                 if self.agree(self.updates) != -self.agree(-self.updates):
@@ -297,6 +299,13 @@ class Learner:
         """From another thread: whether the call of `run` under way has made its updates, and sends priorities."""
         return self._memory.prioritized and int(self._updates.numpy()) == self.updates + self.batches
 
+    def _draws_of(self) -> Any:
+        """The iterator of draws."""
+        if self._iterator is None:
+            assert self._connect is not None, "connect comes first"
+            self._iterator = self._connect()
+        return self._iterator
+
     def gradient_means(self) -> dict[str, np.ndarray]:
         """By parameter group, f32 [parameters]: the running means of gradients that Adam keeps."""
         means = {
@@ -307,7 +316,7 @@ class Learner:
 
     def next_draw(self) -> Draw:
         """The draw that the next `run` would have used."""
-        return next(self._iterator)
+        return next(self._draws_of())
 
     def checkpoint(self) -> tf.train.Checkpoint:
         """Everything of the learner that a resumed run needs."""

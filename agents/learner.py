@@ -15,6 +15,7 @@ import tree
 
 from agents.algos.algo import Algo, networks
 from agents.cancellation import cancellable
+from agents.models.moments import Sample, measure
 from agents.reward_augmentation.registry import REWARD_AUGMENTATIONS
 from agents.tf_config import learners
 from pipeline.checks import check_positive
@@ -458,13 +459,11 @@ class Learner:
 
         (total,) = _repeat(turns, update, tf.zeros([len(self._names)]))
         self._rollouts.assign_add(tf.where(fresh, tf.constant(self._replicas, tf.int64), 0))
-        counted = tf.cast(fresh, tf.float32)
-        for name, sums in strategy.run(self._measure, args=(batch, env_steps)).items():
-            merged = [
-                tf.math.multiply_no_nan(strategy.reduce(tf.distribute.ReduceOp.SUM, part, axis=None), counted)
-                for part in sums
-            ]
-            self.params.moments[name].merge(*merged)
+        for name, sample in strategy.run(self._measure, args=(batch, env_steps)).items():
+            count, mean, squares = (self._local(part)[0] for part in sample)
+            # One that was dropped counts for nothing.
+            none = tf.zeros_like(count)
+            self.params.moments[name].merge(Sample(*(tf.where(fresh, part, none) for part in (count, mean, squares))))
         updates = tf.cast(turns, tf.float32)
         means = tf.math.divide_no_nan(total, updates)
         return tf.concat([means, [updates, tf.cast(not_finite, tf.float32)]], axis=0)
@@ -545,16 +544,12 @@ class Learner:
         metrics = [*(update.metrics[name] for name in self._algo.metrics), *norms, *rates, age, lag]
         return update.priorities, tf.stack(metrics)
 
-    def _measure(self, batch: Batch, env_steps: tf.Tensor) -> dict[str, tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
-        """What each of the moments grows by on one replica: how many rows, their sum, their squares about the mean."""
-        sums = {}
-        counted = tf.cast(batch.weight > 0, tf.float32)
-        for name, rows in self._algo.measure(self.params._replace(env_steps=env_steps), batch).items():
-            weight = tf.reshape(counted, [-1, *[1] * (rows.shape.rank - 1)])
-            squares = weight * tf.square(rows - self.params.moments[name].mean)
-            parts = (tf.reduce_sum(weight * rows, axis=0), tf.reduce_sum(squares, axis=0))
-            sums[name] = (tf.reduce_sum(counted), *parts)
-        return sums
+    def _measure(self, batch: Batch, env_steps: tf.Tensor) -> dict[str, Sample]:
+        """What each of the moments grows by: the rows of all replicas, seen from one of them."""
+        context = tf.distribute.get_replica_context()
+        add = lambda part: context.all_reduce(tf.distribute.ReduceOp.SUM, part) if self._replicas > 1 else part  # noqa: E731
+        rows = self._algo.measure(self.params._replace(env_steps=env_steps), batch)
+        return {name: measure(own, batch.weight > 0, add) for name, own in rows.items()}
 
     def _after_update(self, total: tf.Tensor, metrics: tf.Tensor) -> tf.Tensor:
         """Counts an update and moves the target networks; `total` with its metrics added."""

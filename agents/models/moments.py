@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import tensorflow as tf
 
 CLIP = 10.0
 """standard deviations"""
+
+
+class Sample(NamedTuple):
+    """What `Moments` grow by."""
+
+    count: tf.Tensor
+    """[] f32, rows"""
+    mean: tf.Tensor
+    """[*shape] f32"""
+    squares: tf.Tensor
+    """[*shape] f32, the sum of squared distances to `mean`"""
+
+
+def measure(rows: tf.Tensor, counted: tf.Tensor, add: Callable[[tf.Tensor], tf.Tensor] = tf.identity) -> Sample:
+    """Of those of `rows` [B, *shape] f32 that are `counted` [B] bool; `add` sums over replicas.
+
+    Distances are those to the rows' own mean, which is corrected once: squares about anything else lose the variance's
+    digits where the mean is large beside it.
+    """
+    counted = tf.reshape(counted, [-1, *[1] * (rows.shape.rank - 1)])
+    # Not a product: what is not counted may be no number.
+    total = lambda values: add(tf.reduce_sum(tf.where(counted, values, 0.0), axis=0))  # noqa: E731
+    count = add(tf.reduce_sum(tf.cast(counted, tf.float32)))
+    least = tf.maximum(count, 1.0)
+    mean = total(rows) / least
+    mean += total(rows - mean) / least
+    return Sample(count, mean, total(tf.square(rows - mean)))
 
 
 class Moments(tf.Module):
@@ -27,14 +57,13 @@ class Moments(tf.Module):
         """The standard deviation, [*shape] f32, never 0."""
         return tf.sqrt(self.variance + 1e-8)
 
-    def merge(self, count: tf.Tensor, total: tf.Tensor, squares: tf.Tensor) -> None:
-        """Adds `count` [] rows with sum `total` and sum of squared distances to the present mean `squares` [*shape]."""
-        mean = total / tf.maximum(count, 1.0)
+    def merge(self, sample: Sample) -> None:
+        """Adds the rows of `sample`."""
+        count, mean, squares = sample
         both = self.count + count
         shift = mean - self.mean
         own = self.variance * self.count
-        other = squares - count * tf.square(shift)
-        merged = own + other + tf.square(shift) * self.count * count / tf.maximum(both, 1.0)
+        merged = own + squares + tf.square(shift) * self.count * count / tf.maximum(both, 1.0)
         empty = tf.equal(both, 0.0)
         self.variance.assign(tf.where(empty, self.variance, tf.maximum(merged, 0.0) / tf.maximum(both, 1.0)))
         self.mean.assign(self.mean + shift * count / tf.maximum(both, 1.0))

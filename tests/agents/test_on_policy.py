@@ -14,7 +14,7 @@ from agents.algos.algo import networks
 from agents.algos.on_policy import OnPolicy
 from agents.algos.ppo import PPO
 from agents.algos.vpg import VPG
-from agents.models.moments import Moments
+from agents.models.moments import Moments, measure
 from pipeline.types import Batch, Params, Step, UserError
 from tests.agents.helpers import ACTION, OBSERVATION, random_steps
 
@@ -207,8 +207,7 @@ def test_moments_of_chunks_are_those_of_all_rows() -> None:
     done = 0
     for size in (1, 0, 9, 300, 0, 690):
         chunk = rows[done : done + size]
-        squares = np.square(chunk - moments.mean.numpy()).sum(0)
-        moments.merge(tf.constant(float(size)), tf.constant(chunk.sum(0)), tf.constant(squares))
+        moments.merge(measure(tf.constant(chunk), tf.ones([size], tf.bool)))
         done += size
         np.testing.assert_allclose(moments.mean, rows[:done].mean(0), rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(moments.variance, rows[:done].var(0), rtol=1e-3, atol=1e-4)
@@ -218,9 +217,20 @@ def test_moments_of_chunks_are_those_of_all_rows() -> None:
     )
 
 
+@pytest.mark.parametrize(("mean", "deviation"), [(1e3, 1.0), (1e3, 0.1), (-1e4, 1.0), (3.0, 1e-3), (0.0, 5.0)])
+def test_variance_keeps_its_digits_far_from_zero(mean: float, deviation: float) -> None:
+    rows = np.random.default_rng(0).normal(mean, deviation, [32, 512, 2]).astype(np.float32)
+    moments = Moments((2,))
+    for chunk in rows:
+        moments.merge(measure(tf.constant(chunk), tf.ones([512], tf.bool)))
+    exact = rows.reshape(-1, 2).astype(np.float64)
+    np.testing.assert_allclose(moments.variance, exact.var(0), rtol=1e-3)
+    np.testing.assert_allclose(moments.mean, exact.mean(0), rtol=1e-6, atol=1e-3 * deviation)
+
+
 def test_nothing_measured_leaves_the_moments_as_they_were() -> None:
     moments = Moments((2,))
-    moments.merge(tf.constant(0.0), tf.zeros([2]), tf.zeros([2]))
+    moments.merge(measure(tf.constant([[7.0, float("nan")]]), tf.constant([False])))
     np.testing.assert_array_equal(moments.mean, [0, 0])
     np.testing.assert_array_equal(moments.variance, [1, 1])
     np.testing.assert_array_equal(moments.normalize(tf.constant([[100.0, -0.5]])), [[10.0, -0.5]])

@@ -28,6 +28,23 @@ class Frames(specs.BoundedArray):
         return Frames, (self.one, self.shape[0])
 
 
+class Stacks:
+    """Makes the stacks that are acted on, of E environments, by the rule of `pipeline.rows.restack`."""
+
+    def __init__(self, spec: Frames, environments: int):
+        self._stacks = np.zeros((environments, *spec.shape), spec.dtype)
+
+    def push(self, newest: np.ndarray, begins: np.ndarray) -> np.ndarray:
+        """The stacks [E, count, ...] that end with the states `newest` [E, ...], an array that nobody writes to later.
+
+        `begins` [E] bool: where an episode begins with them.
+        """
+        self._stacks = np.concatenate([self._stacks[:, 1:], newest[:, None]], axis=1)
+        if begins.any():
+            self._stacks[begins] = newest[begins, None]
+        return self._stacks
+
+
 def _bounds(spec: specs.Array) -> tuple[Any, Any]:
     if isinstance(spec, specs.BoundedArray):
         return spec.minimum, spec.maximum

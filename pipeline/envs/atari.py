@@ -14,7 +14,7 @@ from pipeline.envs.block import Block, Result
 from pipeline.envs.environment import Done
 from pipeline.envs.extras import need
 from pipeline.envs.registry import ENVIRONMENTS
-from pipeline.frames import Frames
+from pipeline.frames import Frames, Stacks
 from pipeline.types import Nest, UserError
 
 PICTURE_SCALE = 4
@@ -71,7 +71,8 @@ class Atari(Block):
             full_action_space=full_action_set,
             img_height=height,
             img_width=width,
-            stack_num=frames,
+            # Its stacks begin with black frames, and those that are learnt from do not.
+            stack_num=1,
             frameskip=frame_skip,
             noop_max=noops,
             episodic_life=life_loss_ends and training,
@@ -84,28 +85,30 @@ class Atari(Block):
         picture = specs.BoundedArray((height, width, 1), np.uint8, 0, 255)
         self.observation_spec = Frames(picture, frames)
         self.action_spec = specs.DiscreteArray(int(self._games.single_action_space.n), np.int32)
-        self._shape = (lanes, *self.observation_spec.shape)
+        self._frame_shape = (lanes, height, width, 1)
+        self._stacks = Stacks(self.observation_spec, lanes)
         self._begins = True
         """whether all lanes begin with the next step"""
-        self._state = np.zeros(self._shape, np.uint8)
+        self._ended = np.ones(lanes, bool)
+        """lanes that begin with the next step"""
+        self._state = np.zeros((lanes, *self.observation_spec.shape), np.uint8)
 
     def __len__(self) -> int:
-        return self._shape[0]
+        return len(self._state)
 
     def reset(self, seeds: Sequence[int | None]) -> Nest:
         own = None if None in seeds else np.array(seeds)
         self._begins = False
-        self._state = self._games.reset(seed=own)[0].reshape(self._shape)
-        return self._state
+        self._ended[:] = True
+        return self._seen(self._games.reset(seed=own)[0], np.zeros(len(self), bool))
 
     def step(self, actions: Nest, waiting: np.ndarray | None = None) -> Result:
         if self._begins:
             lanes = len(self)
             return self.reset([None] * lanes), np.zeros(lanes, np.float32), np.zeros(lanes, np.int8)
         state, reward, terminated, truncated, _ = self._games.step(actions)
-        self._state = state.reshape(self._shape)
         done = np.where(terminated, Done.TERMINATED, np.where(truncated, Done.TRUNCATED, Done.NO))
-        return self._state, reward.astype(np.float32), done.astype(np.int8)
+        return self._seen(state, done != Done.NO), reward.astype(np.float32), done.astype(np.int8)
 
     def renew(self, lane: int) -> Sequence[int]:
         self._games.close()
@@ -120,3 +123,9 @@ class Atari(Block):
 
     def close(self) -> None:
         self._games.close()
+
+    def _seen(self, frames: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        """The states that end with `frames`; `ended` [E]: where the episode does too."""
+        self._state = self._stacks.push(frames.reshape(self._frame_shape), self._ended)
+        self._ended = ended
+        return self._state

@@ -13,7 +13,7 @@ from pipeline.envs.block import Block, Result
 from pipeline.envs.environment import Done
 from pipeline.envs.extras import need
 from pipeline.envs.registry import ENVIRONMENTS
-from pipeline.frames import Frames
+from pipeline.frames import Frames, Stacks
 from pipeline.types import ArraySpec, Nest, UserError
 
 
@@ -55,6 +55,7 @@ class EnvPool(Block):
         if self._stacks:
             count, height, width = spec.shape
             spec = Frames(specs.BoundedArray((height, width, 1), np.uint8, 0, 255), count)
+            self._frames = Stacks(spec, lanes)
         elif self._channels_first:
             spec = specs.BoundedArray((*spec.shape[1:], spec.shape[0]), np.uint8, 0, 255)
         self.observation_spec = spec
@@ -68,7 +69,8 @@ class EnvPool(Block):
             self._games.close()
             self._begin(int(np.random.SeedSequence(seeds).generate_state(1)[0] >> 1))  # pyright: ignore[reportArgumentType]
         self._begins = False
-        return self._seen(self._games.reset()[0])
+        self._ended = np.ones(len(self), bool)
+        return self._seen(self._games.reset()[0], np.zeros(len(self), bool))
 
     def step(self, actions: Nest, waiting: np.ndarray | None = None) -> Result:
         if self._begins:
@@ -76,7 +78,7 @@ class EnvPool(Block):
             return self.reset([None] * lanes), np.zeros(lanes, np.float32), np.zeros(lanes, np.int8)
         state, reward, terminated, truncated, _ = self._games.step(np.asarray(actions, self._action_type))
         done = np.where(terminated, Done.TERMINATED, np.where(truncated, Done.TRUNCATED, Done.NO))
-        return self._seen(state), reward.astype(np.float32), done.astype(np.int8)
+        return self._seen(state, done != Done.NO), reward.astype(np.float32), done.astype(np.int8)
 
     def renew(self, lane: int) -> Sequence[int]:
         self._games.close()
@@ -93,11 +95,15 @@ class EnvPool(Block):
             raise UserError(f"EnvPool does not make '{self._arguments['task_id']}' ({error}).") from error
         self._begins = True
         """whether all lanes begin with the next step"""
+        self._ended = np.ones(len(self), bool)
+        """lanes that begin with it"""
 
-    def _seen(self, state: np.ndarray) -> np.ndarray:
-        """States as their spec says; the library gives arrays of their own."""
+    def _seen(self, state: np.ndarray, ended: np.ndarray) -> np.ndarray:
+        """States as their spec says; the library gives arrays of their own. `ended` [E]: where the episode does."""
+        begins, self._ended = self._ended, ended
         if self._stacks:
-            return state.reshape(len(state), *self.observation_spec.shape)
+            # The library's stacks begin with black frames, or with those of a life that was lost.
+            return self._frames.push(state[:, -1, :, :, None], begins)
         if self._channels_first:
             return np.ascontiguousarray(np.moveaxis(state, 1, -1))
         return state.astype(self.observation_spec.dtype, copy=False)

@@ -9,7 +9,7 @@ from pipeline.checks import check_positive
 from pipeline.envs.environment import Done, Environment
 from pipeline.envs.wrappers.registry import WRAPPERS
 from pipeline.envs.wrappers.wrapper import Wrapper
-from pipeline.frames import Frames
+from pipeline.frames import Frames, Stacks
 from pipeline.types import Nest, UserError
 
 
@@ -81,13 +81,11 @@ class FrameStack(Wrapper):
         if not isinstance(self.observation_spec, specs.Array):
             raise UserError("FrameStack needs states of one array: leave it out of Experiment.wrappers.")
         self.observation_spec = Frames(self.observation_spec, frames)
-        self._stack = np.zeros(self.observation_spec.shape, self.observation_spec.dtype)
+        self._stacks = Stacks(self.observation_spec, 1)
 
     def _begin(self, seed: int | None) -> Nest:
-        self._stack = np.broadcast_to(super()._begin(seed), self._stack.shape)
-        return self._stack
+        return self._stacks.push(super()._begin(seed)[None], np.ones(1, bool))[0]
 
     def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
         state, reward, done = super()._advance(action)
-        self._stack = np.concatenate([self._stack[1:], state[None]])
-        return self._stack, reward, done
+        return self._stacks.push(state[None], np.zeros(1, bool))[0], reward, done

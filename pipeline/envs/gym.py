@@ -242,6 +242,8 @@ class GymAdapter(Environment):
             # The old one is not closed: that would end pygame under those beside it.
             self._environment = self._make()
         self._used = True
+        if seed is not None:
+            self._seed_spaces(seed)
         if seed is None:
             result = self._environment.reset()
         elif self._seeded_by_reset:
@@ -254,6 +256,13 @@ class GymAdapter(Environment):
         # (state, info); a state may be a pair too.
         informed = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
         return result[0] if informed else result
+
+    def _seed_spaces(self, seed: int) -> None:
+        """Environments may draw from their own spaces, by `action_space.sample()`; each space once, wrappers' too."""
+        layers = (self._environment, self._environment.unwrapped)
+        spaces = {id(space): space for layer in layers for space in (layer.action_space, layer.observation_space)}
+        for space in spaces.values():
+            space.seed(seed)
 
     def _advance(self, action: Nest) -> tuple[Nest, float, Done]:
         result = self._environment.step(self._write(action))

@@ -25,6 +25,7 @@ from pipeline.envs.environment import Done, Environment, action_kind
 from pipeline.envs.gym import GymEnvironment
 from pipeline.envs.lanes import Lanes
 from pipeline.envs.make import make, make_block
+from pipeline.envs.named import EnvironmentClass
 from pipeline.envs.scripted import Scripted
 from pipeline.types import Nest, UserError
 from tests.limits import LIMIT_S
@@ -643,3 +644,36 @@ def test_a_world_that_only_writes_text_has_no_pictures() -> None:
     drawn = make("Taxi-v3", "rgb_array")
     drawn.reset(0)
     assert_drawn(drawn)
+
+
+class Sampling:
+    """An environment whose states and rewards are samples of its own spaces."""
+
+    def __new__(cls, library: str = "gymnasium") -> Any:
+        module = importlib.import_module(library)
+
+        class Environment(module.Env):
+            def __init__(self) -> None:
+                self.observation_space = module.spaces.Dict({"a": module.spaces.Box(-1, 1, (2,), np.float32)})
+                self.action_space = module.spaces.Discrete(1000)
+
+            def reset(self, *, seed: int | None = None, **_: Any) -> Any:
+                state = self.observation_space.sample()
+                return (state, {}) if library == "gymnasium" else state
+
+            def step(self, action: int) -> Any:
+                ended = (False, False) if library == "gymnasium" else (False,)
+                return self.observation_space.sample(), float(self.action_space.sample()), *ended, {}
+
+        return Environment()
+
+
+@pytest.mark.parametrize("library", ["gym", "gymnasium"])
+def test_what_an_environment_samples_of_its_own_spaces_repeats_with_its_seed(library: str) -> None:
+    def play(seed: int) -> list[Any]:
+        environment = EnvironmentClass("tests.pipeline.envs.test_gym:Sampling", options={"library": library})
+        first = environment.reset(seed)["a"].tolist()
+        return [first, *((state["a"].tolist(), reward) for state, reward, _ in (environment.step(0) for _ in range(5)))]
+
+    assert play(1) == play(1)
+    assert play(1) != play(2)

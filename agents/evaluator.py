@@ -8,6 +8,7 @@ import numpy as np
 
 from agents.actor import Policy
 from agents.algos.algo import Algo
+from pipeline.envs import generators
 from pipeline.envs.environment import Done
 from pipeline.envs.lanes import Lanes, episode_seeds
 from pipeline.types import Params
@@ -59,13 +60,22 @@ class Evaluator:
         to its end, or to its limit: taking the first to finish would favour short ones. Raises Stopped where the
         process is asked to stop.
         """
-        if self._lanes is None:
-            self._lanes = self._make_lanes()
-        count = len(self._lanes)
-        if self._policy is None:
-            spec = self._lanes.observation_spec
-            self._policy = Policy(self._algo, self._params, spec, count, self._seed, training=not self._greedy)
-        self._policy.calls = 0
+        # So that training does not depend on when it was evaluated, nor an evaluation on when it comes.
+        with generators.lent(self._seed):
+            if self._lanes is None:
+                self._lanes = self._make_lanes()
+            if self._policy is None:
+                spec, count = self._lanes.observation_spec, len(self._lanes)
+                self._policy = Policy(self._algo, self._params, spec, count, self._seed, training=not self._greedy)
+            returns = self._play(self._lanes, self._policy, env_steps, told)
+        if not self._keep_lanes:
+            self.close()
+        return np.array(returns)
+
+    def _play(self, lanes: Lanes, policy: Policy, env_steps: int, told: Told | None) -> list[float]:
+        """Every episode's return, in rounds."""
+        count = len(lanes)
+        policy.calls = 0
         self.cut = 0
         returns: list[float] = []
         for begin in range(0, len(self._seeds), count):
@@ -73,12 +83,10 @@ class Evaluator:
             # Lanes of the last round that are left over repeat an episode, which is not counted.
             numbers = range(self._first + begin, self._first + begin + len(seeds))
             seeds = [*seeds, *seeds[:1] * (count - len(seeds))]
-            total, over = self._round(self._lanes, self._policy, seeds, env_steps, numbers, told)
+            total, over = self._round(lanes, policy, seeds, env_steps, numbers, told)
             returns += total[: len(numbers)].tolist()
             self.cut += int(np.count_nonzero(~over[: len(numbers)]))
-        if not self._keep_lanes:
-            self.close()
-        return np.array(returns)
+        return returns
 
     def close(self) -> None:
         """Closes the environments, which the next `run` makes anew."""

@@ -187,6 +187,7 @@ class Plan:
         from agents.algos.registry import ALGOS
         from agents.learner import make_strategy
         from pipeline.dataset import check_divides
+        from pipeline.envs import generators
         from pipeline.envs.closing import close
         from pipeline.envs.crashes import Crashes
         from pipeline.envs.recorder import check_pictures
@@ -207,6 +208,8 @@ class Plan:
         self._opened: list[Lanes | Environment | Evaluator] = []
         """to be closed"""
         self.crashes = Crashes(experiment.crash_rate, experiment.step_timeout)
+        # Environments may draw from them as soon as they are made.
+        generators.seed(experiment.seed)
         if self.seen:
             check_pictures(self._maker(True, "human" if window else "rgb_array"), window)
         one = self.environment if acts else self._maker(True)()

@@ -20,6 +20,7 @@ from binaries.experiment import Parts, Plan
 from binaries.run_folder import NATIVE_LOG, OPERATIVE, RESULTS, RunFolder, finished_line, is_finished
 from binaries.signals import STOPPED, Stop, leave
 from binaries.tally import ACTORS
+from pipeline.envs import generators
 from pipeline.envs.closing import end_process
 from pipeline.envs.origin import origin
 from pipeline.envs.recorder import Videos
@@ -33,6 +34,8 @@ SCORE = "score"
 """where the state of the best evaluation's unit has its mean return"""
 EVALUATED = "evaluated_steps"
 """where it has the steps of the newest evaluation"""
+GENERATORS = "generators"
+"""where it has the state of the global generators"""
 CRASHES = "crashes"
 """where a unit's state counts the environments' failures"""
 ACTING = "acting.pickle"
@@ -113,6 +116,8 @@ class Run:
             self._agent.metrics, self._returns = acting["metrics"], acting["returns"]
         else:
             episodes = ", with new episodes: this environment's state cannot be saved"
+        if GENERATORS in unit.state:
+            generators.restore(unit.state[GENERATORS])
         self._saved_steps = unit.step
         self._evaluated_steps = unit.state.get(EVALUATED, unit.step)
         print(f"Resuming at {unit.step:,} environment steps from {unit.path}{episodes}", flush=True)
@@ -305,6 +310,7 @@ class Run:
                 **self._agent.actor.counters(),
                 CRASHES: self._parts.crashes.count,
                 EVALUATED: self._evaluated_steps,
+                GENERATORS: generators.state(),
             }
             self._checkpoints.save(self._steps, write, state)
             self._keep_best(self._steps)

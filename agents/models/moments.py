@@ -14,8 +14,8 @@ CLIP = 10.0
 class Sample(NamedTuple):
     """What `Moments` grow by."""
 
-    count: tf.Tensor
-    """[] f32, rows"""
+    rows: tf.Tensor
+    """[] f32, how many"""
     mean: tf.Tensor
     """[*shape] f32"""
     squares: tf.Tensor

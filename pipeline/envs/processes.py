@@ -7,6 +7,7 @@ import ctypes
 import itertools
 import math
 import multiprocessing
+import random
 import signal
 import time
 import traceback
@@ -18,6 +19,7 @@ import dm_env.specs as specs
 import numpy as np
 import tree
 
+from pipeline.envs import generators
 from pipeline.envs.block import Block, InProcess, Result
 from pipeline.envs.closing import close, keep
 from pipeline.envs.crashes import Hang
@@ -75,7 +77,9 @@ class _Worker:
 
     def start(self) -> None:
         self.pipe, there = self._context.Pipe()
-        self._process = self._context.Process(target=_serve, args=(there, *self._arguments), daemon=True)
+        # Of the process's global generators: this one's are seeded by the run.
+        seed = random.getrandbits(31)
+        self._process = self._context.Process(target=_serve, args=(there, *self._arguments, seed), daemon=True)
         self._process.start()
         there.close()
         self.is_lost = False
@@ -220,10 +224,11 @@ def _serve(
     lanes: int,
     known: frozenset[str],
     begin: int,
+    seed: int,
 ) -> None:
     """The life of a process: every message is answered by the failures since the one before, and a result.
 
-    `known`: what a user was told of the environments already.
+    `known`: what a user was told of the environments already. `seed`: of the process's global generators.
     """
     keep_quiet_of(known)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, who decides
@@ -233,6 +238,7 @@ def _serve(
     observation, action = (
         tree.map_structure(lambda leaf: leaf[own], nest) for nest in (shared.observation, shared.action)
     )
+    generators.seed(seed)
     try:
         block = InProcess(makers)
     except Exception as error:
@@ -241,6 +247,8 @@ def _serve(
     pipe.send(({}, None))
 
     def reset(seeds: list[int | None]) -> None:
+        if seeds[0] is not None:
+            generators.seed(seeds[0])
         tree.map_structure(np.copyto, observation, block.reset(seeds))
 
     def renew(lane: int) -> None:
@@ -253,12 +261,16 @@ def _serve(
         states, shared.reward[own], shared.done[own] = block.step(action, shared.waiting[own])
         tree.map_structure(np.copyto, observation, states)
 
+    def restore(state: Any) -> None:
+        block.restore(state[0])
+        generators.restore(state[1])
+
     calls: dict[str, Callable[[Any], Any]] = {
         "reset": reset,
         "step": step,
         "renew": renew,
-        "state": lambda _: block.state(),
-        "restore": block.restore,
+        "state": lambda _: None if (state := block.state()) is None else (state, generators.state()),
+        "restore": restore,
     }
     with contextlib.suppress(EOFError, OSError):
         while (message := pipe.recv())[0] != "close":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -65,6 +67,30 @@ class Endless(Counted):
 
     opened: set[int] = set()  # noqa: RUF012
     length = 10**9
+
+
+class Levels(Counted):
+    """Draws its levels with the global generators of numpy and Python, as many custom environments do."""
+
+    opened: set[int] = set()  # noqa: RUF012
+    drawn: list[tuple[int, int]] = []  # noqa: RUF012
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        self.drawn.append((int(np.random.randint(10**9)), random.randrange(10**9)))
+        return super().reset(seed=seed)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("cannot be pickled")
+
+
+class Saved(Levels):
+    """The same, with a state that can be saved."""
+
+    opened: set[int] = set()  # noqa: RUF012
+    drawn: list[tuple[int, int]] = []  # noqa: RUF012
+
+    def __reduce__(self) -> Any:
+        return object.__reduce_ex__(self, 2)
 
 
 class Interrupting(Counted):

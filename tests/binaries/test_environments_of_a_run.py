@@ -338,3 +338,42 @@ def test_the_first_update_comes_when_the_replay_can_give_it(
         assert first - 2 * parts.plan.lanes <= agent.actor.env_steps <= first + parts.plan.lanes
     finally:
         parts.close()
+
+
+# Levels that are drawn with the global generators.
+
+
+def levels(folder: Path, habit: type[habits.Levels], *overrides: str) -> list[tuple[int, int]]:
+    """Those that training drew in one life of the run."""
+    with a_run(folder, habit.__name__, *overrides) as run:
+        habit.drawn.clear()
+        run._evaluate()
+        evaluation = set(habit.drawn)
+        habit.drawn.clear()
+        assert run.train()
+        return [level for level in habit.drawn if level not in evaluation]
+
+
+@pytest.mark.parametrize("habit", [habits.Levels, habits.Saved])
+def test_levels_of_the_global_generators_go_on_with_the_run(tmp_path: Path, habit: type[habits.Levels]) -> None:
+    no_evaluation = "Experiment.eval_period=1_000"
+    short, long = (f"Experiment.train_steps={steps}" for steps in (200, 400))
+    whole = levels(tmp_path / "whole", habit, long, no_evaluation)
+    played = levels(tmp_path / "again", habit, short, no_evaluation)
+    assert played == whole[: len(played)]
+    assert len(played) > 15
+    new = levels(tmp_path / "again", habit, long, no_evaluation)
+    assert not set(new) & set(played), "Levels are not played twice."
+    if habit is habits.Saved:
+        assert [*played, *new] == whole
+
+
+def test_evaluations_draw_the_same_levels_every_time(tmp_path: Path) -> None:
+    with a_run(tmp_path, "Levels") as run:
+        drawn = []
+        for _ in range(2):
+            habits.Levels.drawn.clear()
+            run._evaluate()
+            drawn.append(list(habits.Levels.drawn))
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 3

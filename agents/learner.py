@@ -487,10 +487,14 @@ class Learner:
         rows, finite = only_finite(rows, tf.math.is_finite(weight))
         weight = tf.where(finite, weight, 0.0)
         windows = restack(rows, self._observation_spec)
+        if not self._memory.on_policy:
+            # A window that begins with a LAST row holds no transition.
+            weight = tf.where(windows.last[:, 0], 0.0, weight)
         weights = context.all_gather(weight, axis=0) if self._replicas > 1 else weight
         weight = tf.math.divide_no_nan(weight, tf.reduce_max(weights))
         batch = Batch(self._augment(windows), weight, self._seeds())
-        return self._algo.prepare(self.params._replace(env_steps=env_steps), batch), tf.logical_not(finite)
+        prepared = self._algo.prepare(self.params._replace(env_steps=env_steps), batch)
+        return only_weighted(prepared), tf.logical_not(finite)
 
     def _prepare_and_update(
         self, steps: Step, correction: tf.Tensor, index: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor
@@ -575,6 +579,18 @@ def _hyper_parameters(checkpoint: tf.train.Checkpoint) -> list[tf.Variable]:
         elif isinstance(part, tf.keras.optimizers.legacy.Optimizer):
             found += [value for value in vars(part)["_hyper"].values() if isinstance(value, tf.Variable)]
     return found
+
+
+def only_weighted(batch: Batch) -> Batch:
+    """`batch` with a copy of one of its examples in place of each that has weight 0, which stays 0.
+
+    A loss is made of all examples before they are weighted, and of those that count for nothing it may overflow, as the
+    ratio of a LAST row's probabilities does: 0 times infinity is no number.
+    """
+    counts = tf.not_equal(batch.weight, 0.0)
+    example = tf.where(counts, tf.range(counts.shape[0]), tf.argmax(tf.cast(counts, tf.int32), output_type=tf.int32))
+    steps: Any = tree.map_structure(lambda leaf: tf.gather(leaf, example), batch.steps)
+    return batch._replace(steps=steps)
 
 
 def _repeat(count: int | tf.Tensor, turn: Callable[..., tuple[Any, ...]], *state: Any) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.configs.test_conformance import parts_of
+from tests.configs.test_conformance import learn, parts_of
 
 SETTINGS = {
     "dqn_cartpole": ("DQN.min_replay_size=400", "DQN.batch_size=64", "Learner.updates_per_call=8"),
@@ -36,3 +36,12 @@ def test_the_first_call_draws_every_item_alike(name: str, tmp_path: Path) -> Non
         deviation = math.sqrt(items * missed * (1 - (1 + drawn / items) * missed))
         assert abs(len(keys) - expected) < 6 * deviation
         assert counts.max() < 12
+
+
+@pytest.mark.parametrize("name", ["ppo_cartpole", "vpg_cartpole"])
+def test_two_hundred_actions_at_once_are_learnt(name: str, tmp_path: Path) -> None:
+    wide = ("Experiment.environment='tests.binaries.habits:Wide'",)
+    more = {"ppo_cartpole": ("PPO.epochs=10", "PPO.rollout_length=32", "PPO.batch_size=32", "PPO.learning_rate=1e-2")}
+    with parts_of(name, "inline_without_xla", tmp_path / "replay", *wide, *more.get(name, ())) as (_, parts):
+        # An episode of ten steps ends in every rollout.
+        learn(parts, calls=8)

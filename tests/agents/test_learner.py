@@ -11,14 +11,16 @@ from unittest.mock import MagicMock, call
 import numpy as np
 import pytest
 import tensorflow as tf
+import tree
 
 import agents.learner
 from agents.algos.dqn import DQN
-from agents.learner import Learner, LearnerError, make_strategy
+from agents.learner import Learner, LearnerError, make_strategy, only_weighted
 from pipeline.dataset import Draw
+from pipeline.types import Batch
 from servers.memory.prioritized import Prioritized
 from servers.memory.uniform import Uniform
-from tests.agents.helpers import feed, make_learner, random_draw
+from tests.agents.helpers import feed, make_learner, random_draw, random_steps
 from tests.limits import LIMIT_S
 
 K, B = 4, 16
@@ -241,3 +243,21 @@ def test_a_tpu_that_is_not_there_is_a_sentence() -> None:
     program = "from agents.learner import make_strategy; make_strategy('tpu', 'local')"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT_S)
     assert "UserError: --sys=tpu: the TPU 'local' cannot be reached from here: TPUs not found" in ended.stderr
+
+
+def test_what_has_no_weight_does_not_reach_the_loss() -> None:
+    steps = random_steps((4, 2))
+    planted: Any = tree.map_structure(
+        lambda leaf: (
+            tf.where(np.arange(4).reshape(-1, *[1] * (leaf.shape.rank - 1)) % 2 == 0, leaf, float("nan"))
+            if leaf.dtype.is_floating
+            else leaf
+        ),
+        steps,
+    )
+    weight = tf.constant([0.5, 0.0, 2.0, 0.0])
+    batch = only_weighted(Batch(planted, weight, tf.constant([0, 0])))
+    np.testing.assert_array_equal(batch.weight, weight)
+    for leaf, own in zip(tree.flatten(batch.steps), tree.flatten(steps), strict=True):
+        np.testing.assert_array_equal(leaf.numpy()[[0, 2]], own.numpy()[[0, 2]])
+        np.testing.assert_array_equal(leaf.numpy()[[1, 3]], own.numpy()[[0, 0]])

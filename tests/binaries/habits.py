@@ -103,3 +103,14 @@ class Interrupting(Counted):
         for hook in self.hooks:
             hook()
         return super().step(action)
+
+
+class Wide(Counted):
+    """Takes many actions at once, each a number."""
+
+    opened: set[int] = set()  # noqa: RUF012
+    action_space = gym.spaces.Box(-1, 1, (200,), np.float32)  # pyright: ignore[reportAssignmentType]
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        state, _, terminated, truncated, info = super().step(0)
+        return state, -float(np.square(action).mean()), terminated, truncated, info

@@ -20,12 +20,18 @@ def empty_table() -> reverb.Server:
     return reverb.Server([table])
 
 
+def draws_of(server: reverb.Server) -> tuple[Any, Any]:
+    """A dataset of the table's items, and what draws one of its iterator."""
+    address = f"localhost:{server.port}"
+    source = reverb.TrajectoryDataset(
+        address, "empty", {"x": tf.float32}, {"x": tf.TensorShape([])}, 1, num_workers_per_iterator=1
+    )
+    return source, tf.function(lambda iterator: next(iterator).data["x"], autograph=False)
+
+
 def test_a_draw_from_an_empty_table_is_given_up_and_the_next_iterator_draws() -> None:
     server = empty_table()
-    source = reverb.TrajectoryDataset(
-        f"localhost:{server.port}", "empty", {"x": tf.float32}, {"x": tf.TensorShape([])}, 1, num_workers_per_iterator=1
-    )
-    draw = tf.function(lambda iterator: next(iterator).data["x"], autograph=False)
+    source, draw = draws_of(server)
     iterator = iter(source)
     call = cancellable(draw.get_concrete_function(iterator), lambda: True)
     with pytest.raises(tf.errors.CancelledError):
@@ -41,10 +47,7 @@ def test_a_draw_from_an_empty_table_is_given_up_and_the_next_iterator_draws() ->
 
 def test_a_draw_that_waits_hears_that_the_process_was_asked_to_stop() -> None:
     server = empty_table()
-    source = reverb.TrajectoryDataset(
-        f"localhost:{server.port}", "empty", {"x": tf.float32}, {"x": tf.TensorShape([])}, 1, num_workers_per_iterator=1
-    )
-    draw = tf.function(lambda iterator: next(iterator).data["x"], autograph=False)
+    source, draw = draws_of(server)
     iterator = iter(source)
     call = cancellable(draw.get_concrete_function(iterator), lambda: True, stop=lambda: True)
     with pytest.raises(tf.errors.CancelledError):

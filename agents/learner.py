@@ -224,6 +224,8 @@ class Learner:
     def run(self, env_steps: int, timeout_s: float = 60.0) -> dict[str, float]:
         """Performs the updates of one call at `env_steps` environment steps; returns their mean metrics.
 
+        What anneals is as far as these steps; with a queue, as far as the beginning of the rollout.
+
         `timeout_s`: that the draw may take. No metrics come of rollouts that were dropped. Raises NoDataError where the
         replay gives no data in time or before `stop`, or its server is lost, and LearnerError where loss or parameters
         are not finite.
@@ -393,7 +395,14 @@ class Learner:
         means of the metrics in the order of their names. Behind them: the number of updates, that of the windows which
         were not finite, and 1 where the parameters then are.
         """
-        progress = tf.minimum(tf.cast(env_steps, tf.float32) / self._train_steps, 1.0)
+        if self._memory.on_policy:
+            # Whatever was acted since: a rollout that waited at the training's end would be learnt from at rate 0.
+            past = history(self._observation_spec)
+            began = self._strategy.run(lambda part: tf.cast(part[0, 0, past], tf.float32), args=(steps.extras[AGE],))
+            now = self._strategy.reduce(tf.distribute.ReduceOp.MEAN, began, axis=None)
+        else:
+            now = tf.cast(env_steps, tf.float32)
+        progress = tf.minimum(now / self._train_steps, 1.0)
         for group, rate in self._algo.learning_rates(progress).items():
             self._optimizers[group].learning_rate.assign(rate)
         if self._memory.on_policy:

@@ -7,6 +7,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,16 +37,20 @@ flags.DEFINE_integer("turns", 5, "measurements of each, taken in turn; the media
 flags.DEFINE_float("seconds", 8.0, "of one measurement")
 
 
-def publish(plan: Plan, client: reverb.Client) -> None:
-    """Does the learner's part: sends weights, untrained ones, and takes what a queue holds."""
+def publish(plan: Plan, client: reverb.Client, count: int) -> Callable[[], None]:
+    """Does the learner's part: sends weights, untrained ones, and takes what a queue holds.
+
+    What it returns waits for `count` actors to say that they are there, and gives them steps without end to make.
+    """
     import reverb
 
     from agents.algos.algo import acting_variables
-    from servers import tables
-    from servers.variables import Publisher, Version
+    from servers import reports, tables
+    from servers.variables import Limit, Publisher, Version
 
-    version = Version(run_id=1, updates=0, env_steps=0, finished=False, max_priority=1.0)
-    if not Publisher([client], acting_variables(plan.learner().params)).publish(version, [0]):
+    version = Version(1, 1, updates=0, begun_at=0, env_steps=0, finished=False, max_priority=1.0)
+    publisher = Publisher([client], acting_variables(plan.learner().params))
+    if not publisher.publish(version, [0]):
         raise RunError("The replay server took no weights.")
 
     def take() -> None:
@@ -55,6 +60,20 @@ def publish(plan: Plan, client: reverb.Client) -> None:
 
     if plan.memory.on_policy:
         threading.Thread(target=take, daemon=True).start()
+
+    def begin() -> None:
+        lives: set[tuple[int, int]] = set()
+        started = time.monotonic()
+        while len(lives) < count:
+            if time.monotonic() - started > START_S:
+                raise RunError("The actors do not say that they are there.")
+            time.sleep(fleet.POLL_S)
+            found, _ = reports.read([client], version.training_id, FOREVER)
+            lives |= {(report.actor, report.life) for report in found}
+        limits = tuple(Limit(*life, counted=0, steps=FOREVER) for life in lives)
+        publisher.publish(version._replace(limits=limits), [0])
+
+    return begin
 
 
 def rates(hparams: str, folder: Path) -> list[tuple[float, float]]:
@@ -67,13 +86,14 @@ def rates(hparams: str, folder: Path) -> list[tuple[float, float]]:
         ((address,), _) = stack.enter_context(fleet.replay_servers(words, 1, folder))
         settings.apply(program_flags.parse(["acting", *words]).settings)
         plan, client = Plan("local"), reverb.Client(address)
-        publish(plan, client)
+        begin_acting = publish(plan, client, count)
         started = stack.enter_context(fleet.actors(words, [address], count, folder))
         begin = time.monotonic()
         while any("acts in" not in process.output.read_text() for process in started):
             if time.monotonic() - begin > START_S or any(p.code is not None for p in started):
                 raise RunError(f"The actors did not start: {'; '.join(p.last_line() for p in started)}")
             time.sleep(fleet.POLL_S)
+        begin_acting()
         actors = [psutil.Process(process.pid) for process in started]
         stack.callback(lambda: [actor.resume() for actor in actors])
         steps = plan.rollout_steps if plan.memory.on_policy else plan.windows * plan.data.period

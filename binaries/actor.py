@@ -57,13 +57,16 @@ class Loop:
         first = number % len(clients)
         self._clients = [*clients[first:], *clients[:first]]
         params = networks(plan.algo, plan.observation_spec, plan.action_spec)
-        self._puller = Puller(self._clients, acting_variables(params))
+        self._puller = Puller(self._clients, acting_variables(params), self._say)
         self._reporters = [Reporter(client) for client in self._clients]
         self._waiting = Waiting(experiment.stall_timeout, self._say, stop, self._explain)
         lanes = plan.lanes * count
         places = [(number * plan.lanes + lane) / max(lanes - 1, 1) for lane in range(plan.lanes)]
         self._actor = plan.actor(params, self._clients, self._life, self._waiting, places)
         self._max_priority = 1.0
+        self._limit = 0
+        """environment steps that this life may have made"""
+        self._earlier_crashes = 0
         self._reported = 0.0
 
     def run(self) -> None:
@@ -74,17 +77,23 @@ class Loop:
             waiting.on(lambda: f"{self._name} waits for the learner's first weights")
             time.sleep(serving.POLL_S)
         waiting.over()
+        waiting = Waiting(experiment.stall_timeout, self._say, self._stop)
         state = environment.reset(int(np.random.SeedSequence([experiment.seed, self._life]).generate_state(1)[0] >> 1))
         turns = rollouts = 0
         while not self._finished:
             if self._stop():
                 raise Stopped
             self._report()
-            if actor.env_steps + actor.others_steps >= experiment.train_steps:
-                # All has been acted; the learner counts the reports, and says when it is done.
+            if actor.env_steps + self._plan.lanes > self._limit:
+                # The learner counts the reports, gives more, or says that it is done.
+                version = self._puller.version
                 time.sleep(IDLE_S)
                 self._pull()
+                if self._puller.version != version:
+                    waiting.over()
+                waiting.on(lambda: f"{self._name} waits for the learner, to be given steps to make")
                 continue
+            waiting.over()
             last_state = state
             action = actor.act(state)
             state, reward, done = environment.step(action)
@@ -114,11 +123,23 @@ class Loop:
             self._puller.pull()
         version = self._puller.version
         if version is not None and version != before:
+            if before is not None and version.training_id != before.training_id:
+                self._begin_anew()
+            own = (self._number, self._life)
+            _, _, counted, self._limit = next((n for n in version.limits if n[:2] == own), (*own, 0, 0))
             self._actor.run_id = version.run_id
             self._actor.weights_updates = version.updates
-            self._actor.others_steps = version.env_steps - self._actor.env_steps
+            self._actor.others_steps = version.env_steps - counted
             self._max_priority = version.max_priority
         return version is not None
+
+    def _begin_anew(self) -> None:
+        """What was made so far was made for another training."""
+        self._life = random.SystemRandom().randrange(1, 2**31)
+        self._actor.env_steps = self._actor.episodes = 0
+        self._actor.finished = []
+        self._earlier_crashes = self._plan.crashes.count
+        self._say(f"{self._name} acts for another training from here on.")
 
     def _report(self, at_once: bool = False) -> None:
         now = time.monotonic()
@@ -130,13 +151,16 @@ class Loop:
         """Tells the learner how far this actor is; returns whether it was sent."""
         from servers.reports import Report
 
-        actor = self._actor
+        actor, version = self._actor, self._puller.version
+        if version is None:
+            return False
         report = Report(
+            version.training_id,
             self._number,
             self._life,
             actor.env_steps,
             actor.episodes,
-            self._plan.crashes.count,
+            self._plan.crashes.count - self._earlier_crashes,
             actor.weights_updates,
             actor.finished,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,10 +35,12 @@ def record(
     updates: int,
     returns: np.ndarray,
     cut: int,
+    **more: Any,
 ) -> None:
     """Adds the `returns` [episodes] of one evaluation, of which `cut` were cut, to TensorBoard and to results.jsonl.
 
     `kind`: 'eval' or 'test', and '/training_levels' after it where a world holds levels out and these are the others.
+    `more`: fields of the line in results.jsonl.
 
     Raises OSError where the disk takes nothing; the next call then writes this one too.
     """
@@ -54,6 +56,7 @@ def record(
         cut_episodes=cut,
         policy=experiment.eval_policy,
         seed=experiment.eval_seed if kind.startswith("eval") else experiment.test_seed,
+        **more,
     )
 
 

@@ -12,9 +12,9 @@ from absl import flags as absl_flags
 from binaries import console, flags, report, serving, settings
 from binaries.evaluation import evaluation_line, record, result_line, seen_episodes
 from binaries.experiment import Plan
-from binaries.run_folder import NATIVE_LOG, OPERATIVE, RunFolder, as_text
+from binaries.run_folder import NATIVE_LOG, OPERATIVE, RUN_ID, RunFolder, as_text, finished_line
 from binaries.signals import STOPPED, Stop, leave
-from binaries.tally import FINISHED
+from binaries.tally import BEGUN_AT, FINISHED, TRAINING_ID
 from pipeline.envs.recorder import Videos
 from pipeline.types import RunError
 from pipeline.waiting import Stopped, Waiting
@@ -72,8 +72,16 @@ class Checkpointed:
             except (tf.errors.OpError, OSError, ValueError):
                 # A newer one took its place.
                 return self.version is not None
-            finished = unit.state.get(FINISHED, False)
-            self.version = Version(0, learner.updates, unit.step, finished, learner.max_priority)
+            state = unit.state
+            self.version = Version(
+                training_id=state.get(TRAINING_ID, 0),
+                run_id=state.get(RUN_ID, 0),
+                updates=learner.updates,
+                begun_at=state.get(BEGUN_AT, unit.step),
+                env_steps=unit.step,
+                finished=state.get(FINISHED, False),
+                max_priority=learner.max_priority,
+            )
         self._newest = newest
         return unit is not None
 
@@ -109,6 +117,8 @@ class Loop:
         self._summaries = Summaries(folder.path, 2**31, ["eval"])
         self._next = experiment.eval_period
         self._evaluated: int | None = None
+        self._run_id: int | None = None
+        """of the learner's life whose weights came last"""
         if videos is not None:
             videos.env_steps = lambda: self._env_steps
 
@@ -131,15 +141,40 @@ class Loop:
                 time.sleep(serving.POLL_S)
                 continue
             before = version
+            if version.run_id != self._run_id:
+                self._go_on(version)
             waiting.over()
             waiting.limit_s = self._experiment.stall_timeout
             if version.env_steps >= self._next or (version.finished and self._evaluated != version.env_steps):
                 self._evaluate()
             if version.finished:
-                self._test()
+                if self._is_tested(version):
+                    self._status.warn(finished_line(self._folder.path))
+                else:
+                    self._test()
                 return
             if self._stop():
                 raise Stopped
+
+    def _go_on(self, version: Version) -> None:
+        """Takes back the results of weights that were lost with an earlier life of the learner."""
+        self._run_id = version.run_id
+        dropped = self._folder.drop_results_after(version.begun_at, version.run_id)
+        if dropped:
+            self._summaries.drop_after(version.begun_at)
+            self._status.warn(
+                f"The learner went back to {version.begun_at:,} steps: {console.count(dropped, 'result')} of weights"
+                " that were lost with it are dropped."
+            )
+        steps = [result["env_steps"] for result in self._folder.results() if result["kind"] == "eval"]
+        self._evaluated = steps[-1] if steps else None
+        self._next = (max([0, *steps]) // self._experiment.eval_period + 1) * self._experiment.eval_period
+
+    def _is_tested(self, version: Version) -> bool:
+        """Whether an earlier life of this process tested these weights."""
+        results = self._folder.results()
+        tested = {"kind": "test", "env_steps": version.env_steps, "updates": version.updates}
+        return bool(results) and tested.items() <= results[-1].items()
 
     def _evaluate(self) -> None:
         steps = self._env_steps
@@ -170,7 +205,8 @@ class Loop:
         assert version is not None
         try:
             steps, updates = version.env_steps, version.updates
-            record(self._folder, self._summaries, self._experiment, kind, steps, updates, returns, cut)
+            life = {RUN_ID: version.run_id}
+            record(self._folder, self._summaries, self._experiment, kind, steps, updates, returns, cut, **life)
         except OSError as error:
             self._unsaved(f"no result at {version.env_steps:,} steps in the run's folder ({error.strerror})", error)
         self._flush()
@@ -201,7 +237,7 @@ def _weights(
     waiting = Waiting(plan.experiment.startup_timeout, print, stop)
     clients = serving.clients(serving.addresses(), NAME, as_text(command.settings), waiting, watchdog)
     params = networks(plan.algo, plan.observation_spec, plan.action_spec)
-    return params, Puller(clients, acting_variables(params))
+    return params, Puller(clients, acting_variables(params), print)
 
 
 def main(argv: list[str]) -> int:

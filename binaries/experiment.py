@@ -420,7 +420,7 @@ class Plan:
             self.memory.table(tables.TABLE, part, self.lanes, self.signature(), ratio),
             variables.table(acting_variables(learner.params)),
             reports.table(),
-            identity.table(),
+            *identity.tables(),
         ]
 
     def actor(

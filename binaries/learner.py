@@ -13,9 +13,10 @@ from absl import flags as absl_flags
 from agents.tf_config import VARIABLE, learners
 from binaries import console, flags, serving, settings
 from binaries.experiment import Plan
-from binaries.run_folder import NATIVE_LOG, RunFolder, as_text
+from binaries.limits import Limits
+from binaries.run_folder import NATIVE_LOG, RUN_ID, RunFolder, as_text
 from binaries.signals import STOPPED, Stop, leave
-from binaries.tally import ACTORS, FINISHED, Tally
+from binaries.tally import ACTORS, BEGUN_AT, FINISHED, TRAINING_ID, Tally
 from pipeline.envs.closing import end_process
 from pipeline.types import RunError, UserError
 from pipeline.waiting import Stopped, Waiting
@@ -26,8 +27,12 @@ if TYPE_CHECKING:
 
     from agents.learner import Learner
     from binaries.summaries import Summaries
+    from servers.ownership import Ownership
 
 absl_flags.declare_key_flag("replay")
+absl_flags.DEFINE_boolean(
+    "drop_replay", False, "take the replay servers from another training, without what they hold of it"
+)
 POLL_S = 0.02
 """between two questions to the servers while the learner waits for them"""
 COUNT_S = 0.5
@@ -42,6 +47,8 @@ LEARNS = "learns, from what the replay server sends"
 OTHERS = "another learner"
 OTHERS_S = 15.0
 """for the other learners to end their turn and to say that they stop too, after a signal"""
+SETTLE_S = 2.0
+"""for the actors that live on to say how far they are, before a learner that goes on gives them more steps to make"""
 DRAW_S = 10.0
 """that a draw may take, though the servers' counts allow it; then they are asked again"""
 
@@ -62,12 +69,14 @@ class Loop:
         folder: RunFolder,
         checkpoints: Checkpoints,
         unit: Unit | None,
+        ownership: Ownership,
+        training_id: int,
         *,
         stop: Stop,
         watchdog: serving.Watchdog,
         quiet: bool,
     ):
-        """Goes on from `unit`."""
+        """Goes on from `unit` of the training `training_id`, or begins it; `ownership`: of the servers."""
         from agents.algos.algo import acting_variables
         from binaries.summaries import Summaries
         from pipeline.dataset import Shares
@@ -92,9 +101,21 @@ class Loop:
         self._shares = Shares(len(addresses)) if len(addresses) > 1 else None
         self._publisher = Publisher(clients, acting_variables(learner.params))
         self._published = -1
+        self._ownership = ownership
+        self._claims: list[int | None] = []
+        """of each server, once it is this learner's: how often one said that it is its own"""
+        self._training_id = training_id
         self._tally = Tally()
+        self._refused: set[tuple[int, str]] = set()
+        """kinds of reports that were said to be none"""
+        self._refused_reports = 0
         if unit is not None:
             self._restore(unit)
+        self._begun_at = self._tally.env_steps
+        together = plan.memory.on_policy and not plan.data.whole_episodes
+        self._limits = Limits(self._experiment.train_steps, plan.lanes, plan.rollout_steps if together else plan.lanes)
+        self._shares_from = 0.0 if unit is None else None
+        """the time from which on steps are given out; None until the actors know that this life began"""
         self._summaries: Summaries | None = None
         """the chief's"""
         if self._chief:
@@ -182,9 +203,11 @@ class Loop:
             with self._watchdog.during("asks the replay servers what they hold"):
                 shards.poll()
             self._read_reports(now)
+            if self._chief and any(self._claims) and self._claims != shards.claims:
+                shards.changed = True
             if shards.alive and shards.changed:
                 self._connect()
-            if shards.unpublished():
+            if shards.unpublished() or self._share(now):
                 self._publish()
         self._watch(now)
         with self._watchdog.during("waits for the other learners", OTHERS):
@@ -208,7 +231,7 @@ class Loop:
             return STOP
         if self._shards.alive and self._shards.credit >= self._drawn:
             return self._tally.env_steps + 1 if self._chief else ANYTHING
-        over = self._chief and self._tally.env_steps >= self._experiment.train_steps and self._shards.alive
+        over = self._chief and self._limits.all_made(self._tally.env_steps) and self._shards.alive
         return FINISHED_ALL if over else WAIT
 
     def _update(self, env_steps: int) -> None:
@@ -242,22 +265,57 @@ class Loop:
         with self._watchdog.during("connects to the replay servers"):
             self._learner.disconnect()
             self._shards.poll()
+            if self._chief and not self._take_servers():
+                return
             self._shards.begin()
             self._plan.connect(self._learner, self._addresses, self._shards.alive, self._shares)
         if len(self._addresses) > 1:
             said = ", ".join(self._addresses[shard] for shard in self._shards.alive)
             self._progress.warn(f"The learner reads from {said}.")
 
+    def _take_servers(self) -> bool:
+        """Returns whether all that answered are this learner's."""
+        import reverb
+
+        try:
+            for shard in self._shards.alive:
+                self._ownership.take(self._shards.clients[shard], self._addresses[shard])
+        except RunError:
+            raise
+        except (reverb.ReverbError, RuntimeError):
+            # It is gone again, and asked again.
+            return False
+        self._shards.poll()
+        self._claims = self._shards.claims
+        return True
+
     def _publish(self, finished: bool = False) -> None:
         if not self._chief:
             return
-        from servers.variables import Version
+        from servers.variables import Limit, Version
 
-        learner = self._learner
-        version = Version(learner.run_id, learner.updates, self._tally.env_steps, finished, learner.max_priority)
+        learner, made = self._learner, self._tally.made
+        version = Version(
+            training_id=self._training_id,
+            run_id=learner.run_id,
+            updates=learner.updates,
+            begun_at=self._begun_at,
+            env_steps=self._tally.env_steps,
+            finished=finished,
+            max_priority=learner.max_priority,
+            limits=tuple(Limit(*life, made[life], steps) for life, steps in self._limits.limits.items()),
+        )
         with self._watchdog.during("sends weights to the replay server"):
             self._publisher.publish(version, self._shards.alive)
         self._published = learner.updates
+        if self._shares_from is None:
+            self._shares_from = time.monotonic() + SETTLE_S
+
+    def _share(self, now: float) -> bool:
+        """Gives the actors steps to make; returns whether one of them waits for that, or soon will."""
+        if not self._chief or self._shares_from is None or now < self._shares_from:
+            return False
+        return self._limits.share(self._tally.made, self._tally.acting)
 
     def _read_reports(self, now: float) -> None:
         from servers import reports
@@ -265,8 +323,15 @@ class Loop:
         # Rollouts come with reports, and the age of both counts.
         if self._chief and self._shards.alive and (self._plan.memory.on_policy or now - self._read > COUNT_S):
             self._read = now
+            clients = [self._shards.clients[shard] for shard in self._shards.alive]
             with self._watchdog.during("reads the actors' reports from the replay server"):
-                self._tally.take(reports.read([self._shards.clients[shard] for shard in self._shards.alive]))
+                found, refused = reports.read(clients, self._training_id, self._experiment.train_steps)
+            self._tally.take(found)
+            self._refused_reports += len(refused)
+            for report in set(refused) - self._refused:
+                self._refused.add(report)
+                self._progress.warn(f"WARNING: a report of actor {report.actor} is not taken: {report.reason}.")
+                self._folder.note_fault(f"actor_{report.actor}", f"sent a report that was not taken: {report.reason}")
 
     def _wait(self) -> None:
         """Raises StallError where nothing has moved for too long."""
@@ -341,6 +406,7 @@ class Loop:
             "replay/priority_lag_seconds": self._call_seconds,
             "replay/servers": len(shards.alive),
             "replay/not_finite": learner.not_finite,
+            "replay/refused_reports": self._refused_reports,
             "processes/actors": tally.connected,
             "memory/resident_megabytes": resident_megabytes(),
         }
@@ -373,7 +439,8 @@ class Loop:
     def _state(self) -> dict[str, Any]:
         """Counts: the actors', and what an agent in one process needs to test what was learnt."""
         counters = {"env_steps": self._tally.env_steps, "episodes": self._tally.episodes, "policy_calls": 0}
-        return {**counters, "items": self._learner.rollouts, ACTORS: self._tally.state()}
+        life = {TRAINING_ID: self._training_id, RUN_ID: self._learner.run_id, BEGUN_AT: self._begun_at}
+        return {**counters, **life, "items": self._learner.rollouts, ACTORS: self._tally.state()}
 
     def _flush(self) -> None:
         assert self._summaries is not None
@@ -416,10 +483,14 @@ def main(argv: list[str]) -> int:
     stop.listen()
     reading = settings.check_all_read(command.settings)
     operative = settings.operative()
+    earlier = folder.training_id
+    training_id = random.SystemRandom().randrange(1, 2**31)
+    if unit is not None:
+        training_id = unit.state.get(TRAINING_ID, training_id)
     if learner.is_chief:
         folder.take()
         log.keep(folder.path / NATIVE_LOG)
-        folder.write(command.flags, operative, reading.held)
+        folder.write(command.flags, operative, reading.held, training_id)
     try:
         clients = serving.clients(
             addresses,
@@ -431,8 +502,25 @@ def main(argv: list[str]) -> int:
     except Stopped:
         print("The learner: stopped.", flush=True)
         return STOPPED
+    # What was begun in this folder and never saved is lost, with what the servers hold of it.
+    dropped = {earlier} - {training_id, None}
+    drop = absl_flags.FLAGS["drop_replay"].value
+    ownership = Ownership(training_id, learner.run_id, dropped, drop, print)
     quiet = command.flags["quiet"]
-    loop = Loop(plan, learner, addresses, clients, folder, checkpoints, unit, stop=stop, watchdog=watchdog, quiet=quiet)
+    loop = Loop(
+        plan,
+        learner,
+        addresses,
+        clients,
+        folder,
+        checkpoints,
+        unit,
+        ownership,
+        training_id,
+        stop=stop,
+        watchdog=watchdog,
+        quiet=quiet,
+    )
     finished = loop.run(operative)
     loop.say_end(finished)
     return 0 if finished else STOPPED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import shutil
@@ -97,6 +98,13 @@ def serve_health(port: int, client: reverb.Client) -> None:
     threading.Thread(target=server.serve_forever, daemon=True, name="health").start()
 
 
+def _times_written(client: reverb.Client) -> int:
+    """How often it was said which experiment the server serves."""
+    from servers import identity
+
+    return client.server_info(timeout=ANSWER_S)[identity.TABLE].rate_limiter_info.insert_stats.completed
+
+
 def main(argv: list[str]) -> int:
     command = flags.parse(argv)
     stop = Stop()
@@ -135,6 +143,7 @@ def main(argv: list[str]) -> int:
     client.reset(variables.TABLE)
     client.reset(identity.TABLE)
     identity.write(client, own)
+    written = _times_written(client)
     if health_port:
         serve_health(health_port, client)
     restored = client.server_info(timeout=ANSWER_S)[tables.TABLE].current_size
@@ -148,6 +157,11 @@ def main(argv: list[str]) -> int:
     stop.leave = None
     while not stop():
         time.sleep(POLL_S)
+        with contextlib.suppress(reverb.ReverbError, RuntimeError):
+            if _times_written(client) != written:
+                print("WARNING: somebody else wrote what this server serves: it writes it again.", flush=True)
+                identity.write(client, own)
+                written = _times_written(client)
         if time.monotonic() - saved > plan.experiment.replay_checkpoint_period:
             contents.save(client)
             saved = time.monotonic()

@@ -31,6 +31,8 @@ RUN = "run.json"
 OPERATIVE = "operative_config.gin"
 NATIVE_LOG = "native.log"
 RESULTS = "results.jsonl"
+RUN_ID = "run_id"
+"""in a line of results, where learner and evaluator are processes of their own: the learner's life"""
 PROGRESS = "progress.json"
 """how far the run is; written every second"""
 WALL = "wall_seconds"
@@ -103,14 +105,27 @@ class RunFolder:
         """Where recorded episodes are."""
         return self.path / "videos"
 
+    @property
+    def training_id(self) -> int | None:
+        """Of the training that was begun here last; None: of none that has one."""
+        path = self.path / RUN
+        return json.loads(path.read_text()).get("training_id") if path.exists() else None
+
     def take(self) -> None:
         """Makes the folder, which belongs to this process until it ends."""
         self._lock.take()
 
-    def write(self, flags: Mapping[str, Any], operative_config: str, held: Mapping[str, Binding]) -> None:
+    def write(
+        self,
+        flags: Mapping[str, Any],
+        operative_config: str,
+        held: Mapping[str, Binding],
+        training_id: int | None = None,
+    ) -> None:
         """Records what this run is: flags, settings, versions, git commit, environment, operative configuration.
 
         `held`: the settings that constructors were given; the others that were set count for a resumed run only.
+        `training_id`: where it has replay servers that are to know it.
         """
         before = json.loads((self.path / RUN).read_text()) if (self.path / RUN).exists() else {"sessions": []}
         if "sessions" in before:
@@ -124,6 +139,7 @@ class RunFolder:
             | {"python": platform.python_version()},
             "git_commit": _git_commit(),
             "environment": _environment(held),
+            "training_id": training_id,
             # Of a run that an older version began, beginning and length are not known.
             "sessions": [*before.get("sessions", [{}]), {"started": started, "hardware": hardware()}],
         }
@@ -172,13 +188,22 @@ class RunFolder:
                 raise
         unwritten.clear()
 
-    def drop_results_after(self, env_steps: int) -> None:
-        """Takes back what a run that was killed had reported after its last checkpoint."""
+    def results(self) -> list[dict[str, Any]]:
+        """The lines of results.jsonl; one that a kill cut short is left out."""
         path = self.path / RESULTS
-        if path.exists():
-            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["env_steps"] <= env_steps]
-            _replace(path, "".join(f"{line}\n" for line in kept))
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def drop_results_after(self, env_steps: int, run_id: int | None = None) -> int:
+        """Takes back what a run that was killed had reported after its last checkpoint; returns how many results.
+
+        Those of weights of the learner's life `run_id` stay.
+        """
+        results = self.results()
+        kept = [r for r in results if r["env_steps"] <= env_steps or (run_id is not None and r.get(RUN_ID) == run_id)]
+        if (self.path / RESULTS).exists():
+            _replace(self.path / RESULTS, "".join(json.dumps(result) + "\n" for result in kept))
+        return len(results) - len(kept)
 
     def _check_writable(self) -> None:
         try:

@@ -123,6 +123,7 @@ def clients(
     from servers import identity
 
     made = [reverb.Client(address) for address in found]
+    how = "does not answer"
     while True:
         for address, client in zip(found, made, strict=True):
             try:
@@ -132,10 +133,15 @@ def clients(
                     served = identity.read(client)
             except KeyError as error:
                 raise UserError(f"The server at --replay={address} is no replay server of Encore's.") from error
+            except ValueError:
+                # The server writes its own again.
+                how = "says nothing that can be read of its experiment"
+                continue
             except (reverb.ReverbError, RuntimeError):
+                how = "does not answer"
                 continue
             check_same_settings(served, settings, f"The replay server at {address} serves another experiment")
             waiting.over()
             return made
-        waiting.on(lambda: f"{name} waits for the replay server {' or '.join(found)}, which does not answer")
+        waiting.on(lambda: f"{name} waits for the replay server {' or '.join(found)}, which {how}")  # noqa: B023
         time.sleep(POLL_S)

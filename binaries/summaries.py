@@ -42,10 +42,13 @@ class Summaries:
         `names`: of the folders of events that this process writes.
         """
         self._writers = {name: _Writer(folder / name) for name in names}
-        for name in names:
-            for path in (folder / name).glob("events.out.tfevents.*"):
-                _drop_after(path, env_steps)
+        self.drop_after(env_steps)
         self._flushed = time.monotonic()
+
+    def drop_after(self, env_steps: int) -> None:
+        """Takes back the points that were written of steps after `env_steps`."""
+        for writer in self._writers.values():
+            writer.drop_after(env_steps)
 
     def scalars(self, writer: str, step: int, values: Mapping[str, float]) -> None:
         """Shows `values` at environment step `step`."""
@@ -107,6 +110,12 @@ class _Writer:
         for summary in summaries:
             event.summary.MergeFrom(summary)
         self._pending.append(event.SerializeToString())
+
+    def drop_after(self, env_steps: int) -> None:
+        """Removes the events after `env_steps` from the folder's files."""
+        self._stream = None
+        for path in self._folder.glob("events.out.tfevents.*"):
+            _drop_after(path, env_steps)
 
     def flush(self) -> None:
         """Writes what was taken since."""

@@ -7,10 +7,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from binaries.limits import Life
     from servers.reports import Report
 
 ACTORS = "actors"
 """where a unit of a run of several processes keeps `Tally.state`"""
+TRAINING_ID, BEGUN_AT = "training_id", "begun_at"
+"""where it says which training it is of, and the step that the learner's life went on from"""
 FINISHED = "finished"
 """where it says whether the training was done"""
 CONNECTED_S = 20.0
@@ -23,14 +26,26 @@ class Tally:
     """Sums over the actors' lives; the newest report of a life stands for all before it."""
 
     def __init__(self) -> None:
-        self._lives: dict[tuple[int, int], tuple[int, int, int]] = {}
+        self._lives: dict[Life, tuple[int, int, int]] = {}
         """environment steps, episodes and crashes by actor and life"""
+        self._newest: dict[int, int] = {}
+        """the life of each actor that was heard of"""
         self._heard: dict[int, float] = {}
         self._silent: set[int] = set()
         self.finished: list[tuple[float, int]] = []
         """return and length of the episodes that ended since someone emptied this list"""
         self.recent: list[float] = []
         """the latest episodes' returns"""
+
+    @property
+    def made(self) -> dict[Life, int]:
+        """Environment steps of each life."""
+        return {life: steps for life, (steps, _, _) in self._lives.items()}
+
+    @property
+    def acting(self) -> list[Life]:
+        """The lives that were heard of lately; of each actor the newest."""
+        return [(actor, life) for actor, life in self._newest.items() if self._is_connected(actor)]
 
     @property
     def env_steps(self) -> int:
@@ -50,7 +65,10 @@ class Tally:
     @property
     def connected(self) -> int:
         """Actors that were heard of lately."""
-        return sum(time.monotonic() - heard < CONNECTED_S for heard in self._heard.values())
+        return sum(map(self._is_connected, self._heard))
+
+    def _is_connected(self, actor: int) -> bool:
+        return time.monotonic() - self._heard[actor] < CONNECTED_S
 
     def fell_silent(self) -> list[int]:
         """Actors that were not heard of for too long, since this was last asked."""
@@ -63,6 +81,8 @@ class Tally:
         """Takes note of `reports`; those of one life come in their order."""
         for report in reports:
             life = (report.actor, report.life)
+            if life not in self._lives or report.actor not in self._newest:
+                self._newest[report.actor] = report.life
             # With several servers an older report may come after a newer one.
             if report.env_steps >= self._lives.get(life, (0, 0, 0))[0]:
                 self._lives[life] = (report.env_steps, report.episodes, report.crashes)

@@ -22,6 +22,8 @@ TIMEOUT_MS = 500
 class Report(NamedTuple):
     """How far an actor is. Counts are of its whole life, so that a lost message costs nothing."""
 
+    training_id: int
+    """of the training that it acts for"""
     actor: int
     life: int
     """a process' life: the next one begins its counts anew"""
@@ -73,24 +75,56 @@ class Reporter:
         return True
 
 
-def read(clients: Sequence[reverb.Client]) -> list[Report]:
+class Refused(NamedTuple):
+    """A message that is no report of this training's."""
+
+    actor: int
+    """that it says it is of"""
+    reason: str
+    """'a count is negative'"""
+
+
+def read(clients: Sequence[reverb.Client], training_id: int, most_steps: int) -> tuple[list[Report], list[Refused]]:
     """The messages that wait at the servers, oldest first at each; a server that does not answer has none.
+
+    Whoever reaches a server can write to it: what no actor of the training `training_id`, none of which makes more than
+    `most_steps` environment steps, can have sent is refused.
 
     A server that dies while it sends makes this wait without an end: a process that calls it needs a watchdog.
     """
-    found = []
+    found: list[Report] = []
+    refused: list[Refused] = []
     for client in clients:
         try:
             waiting = client.server_info(timeout=TIMEOUT_S)[TABLE].current_size
-            if waiting:
-                samples: Any = client.sample(TABLE, waiting, emit_timesteps=False, unpack_as_table_signature=True)
-                found += [_report(sample.data) for sample in samples]
-        except (reverb.ReverbError, RuntimeError):
+            if not waiting:
+                continue
+            samples: Any = client.sample(TABLE, waiting, emit_timesteps=False, unpack_as_table_signature=True)
+            for sample in samples:
+                report = _report(sample.data, training_id, most_steps)
+                (found if isinstance(report, Report) else refused).append(report)  # pyright: ignore[reportArgumentType]
+        # A message of another shape is a ValueError, and ends the reading of its batch.
+        except (reverb.ReverbError, RuntimeError, ValueError):
             continue
-    return found
+    return found, refused
 
 
-def _report(data: dict[str, np.ndarray]) -> Report:
+def _report(data: dict[str, np.ndarray], training_id: int, most_steps: int) -> Report | Refused:
     *counts, ended = data["counts"].tolist()
-    finished = [(float(episode_return), int(length)) for episode_return, length in data["episodes"][:ended].tolist()]
-    return Report(*counts, finished=finished)
+    report = Report(*counts, finished=[])
+    episodes = data["episodes"][: max(ended, 0)]
+    reason = None
+    if report.training_id != training_id:
+        reason = "it is of another training"
+    elif min(counts) < 0 or ended < 0:
+        reason = "a count is negative"
+    elif report.env_steps > most_steps:
+        reason = f"it tells of {report.env_steps:,} steps, of {most_steps:,} in all"
+    elif report.episodes > report.env_steps or ended > EPISODES:
+        reason = "it tells of more episodes than it can"
+    elif not np.isfinite(episodes).all() or (episodes[:, 1] < 1).any():
+        reason = "an episode's return or length is no number"
+    if reason is not None:
+        return Refused(report.actor, reason)
+    finished = [(episode_return, int(length)) for episode_return, length in episodes.tolist()]
+    return report._replace(finished=finished)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import reverb
 
-from servers import tables, variables
+from servers import identity, tables, variables
 from servers.memory.memory import Ratio
 
 TIMEOUT_S = 5
@@ -27,6 +27,8 @@ class Counts(NamedTuple):
     """that it holds"""
     published: bool
     """whether it holds weights"""
+    claims: int
+    """how often a learner said that the server is its own, ever"""
 
 
 class Shards:
@@ -54,6 +56,11 @@ class Shards:
     def alive(self) -> list[int]:
         """Numbers of the servers that answer."""
         return [shard for shard, counts in enumerate(self.counts) if counts is not None]
+
+    @property
+    def claims(self) -> list[int | None]:
+        """How often a learner said of each server that it is its own; None where it does not answer."""
+        return [None if counts is None else counts.claims for counts in self.counts]
 
     @property
     def items(self) -> list[int]:
@@ -130,4 +137,5 @@ class Shards:
             sampled=limiter.sample_stats.completed,
             items=info[tables.TABLE].current_size,
             published=bool(info[variables.TABLE].current_size),
+            claims=info[identity.OWNER].rate_limiter_info.insert_stats.completed,
         )

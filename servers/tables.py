@@ -16,6 +16,8 @@ from pipeline.types import Data, UserError
 from servers.memory.memory import Memory
 
 TABLE = "experience"
+TIMEOUT_S = 5
+"""for a server to say what it holds"""
 CGROUP = Path("/sys/fs/cgroup")
 """where a container's limits stand"""
 OVERHEAD = 1.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,28 +11,53 @@ import tensorflow as tf
 
 TABLE = "variables"
 TIMEOUT_S = 5
+_LARGEST = 2.0**53
+"""number of a version: no larger one is exact"""
+
+
+class Limit(NamedTuple):
+    """How far one actor may go."""
+
+    actor: int
+    life: int
+    """of its process"""
+    counted: int
+    """environment steps of this life that the learner knew of"""
+    steps: int
+    """that it may have made"""
 
 
 class Version(NamedTuple):
     """Which weights these are, and what else the learner tells everyone with them."""
 
+    training_id: int
+    """the same in all lives of a training's learner"""
     run_id: int
     """the life of the learner that made them: another one's are of no use, whatever their updates"""
     updates: int
     """that made them"""
+    begun_at: int
+    """environment steps at which this life went on: what earlier lives learnt after them is lost"""
     env_steps: int
     """of the training, when they were published"""
     finished: bool
     """whether the training is done: nobody needs to act any more"""
     max_priority: float
     """the priority that new items enter with"""
+    limits: tuple[Limit, ...] = ()
+    """of the actors that the learner heard of; the others wait"""
+
+
+_NUMBERS = len(Version._fields) - 1
+"""fields that are one number"""
 
 
 def signature(variables: Sequence[tf.Variable]) -> dict[str, tf.TensorSpec]:
     """Columns of the item: all values in one column of bytes, because a column costs the same whatever its size."""
     size = sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
     return {
-        "version": tf.TensorSpec([len(Version._fields)], tf.float64, "version"),
+        "version": tf.TensorSpec([_NUMBERS], tf.float64, "version"),
+        "limits": tf.TensorSpec([None, len(Limit._fields)], tf.int64, "limits"),
         "values": tf.TensorSpec([size], tf.uint8, "values"),
     }
 
@@ -60,7 +85,11 @@ class Publisher:
     def publish(self, version: Version, alive: Sequence[int]) -> bool:
         """Returns whether the servers of the numbers `alive` all hold them now; waits `TIMEOUT_S` for each."""
         values = [np.ascontiguousarray(variable.numpy()).reshape(-1).view(np.uint8) for variable in self._variables]
-        columns = {"version": np.array(version, np.float64), "values": np.concatenate(values)}
+        columns = {
+            "version": np.array(version[:_NUMBERS], np.float64),
+            "limits": np.array(version.limits, np.int64).reshape(-1, len(Limit._fields)),
+            "values": np.concatenate(values),
+        }
         held = [self._send(shard, columns) for shard in alive]
         return all(held)
 
@@ -92,10 +121,17 @@ class Publisher:
 class Puller:
     """Assigns the newest published values to `variables`, from whichever server answers."""
 
-    def __init__(self, clients: Sequence[reverb.Client], variables: Sequence[tf.Variable], first: int = 0):
-        """`first`: the server that is asked first; actors spread over them."""
-        self._clients = [*clients[first:], *clients[:first]]
+    def __init__(
+        self,
+        clients: Sequence[reverb.Client],
+        variables: Sequence[tf.Variable],
+        warn: Callable[[str], None] = lambda line: None,
+    ):
+        """`warn` is given a sentence, once, where something else than a learner's weights was published."""
+        self._clients = list(clients)
         self._variables = list(variables)
+        self._warn = warn
+        self._has_warned = False
         self._published = [-1] * len(clients)
         """how often each server had been published to when it was last read"""
         self.version: Version | None = None
@@ -124,10 +160,25 @@ class Puller:
     def _read(self, client: reverb.Client) -> None:
         samples: Any = client.sample(TABLE, emit_timesteps=False, unpack_as_table_signature=True)
         (data,) = (sample.data for sample in samples)
-        run_id, updates, env_steps, finished, max_priority = data["version"].tolist()
-        begin = 0
+        numbers, limits = data["version"], data["limits"]
+        values, begin = [], 0
         for variable in self._variables:
             end = begin + variable.shape.num_elements() * variable.dtype.size
-            variable.assign(data["values"][begin:end].view(variable.dtype.as_numpy_dtype).reshape(variable.shape))
+            values.append(data["values"][begin:end].view(variable.dtype.as_numpy_dtype).reshape(variable.shape))
             begin = end
-        self.version = Version(int(run_id), int(updates), int(env_steps), bool(finished), max_priority)
+        # Whoever reaches the server can write to it.
+        finite = [np.isfinite(value).all() for value in (numbers, *values) if value.dtype.kind == "f"]
+        if not all(finite) or not ((numbers >= 0) & (numbers < _LARGEST)).all() or (limits < 0).any():
+            if not self._has_warned:
+                self._warn(
+                    "WARNING: what was published as weights holds numbers that no learner publishes; it is not taken."
+                    " Does somebody else write to the replay server?"
+                )
+            self._has_warned = True
+            return
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
+        *counts, finished, max_priority = numbers.tolist()
+        self.version = Version(
+            *map(int, counts), bool(finished), max_priority, tuple(Limit(*row) for row in limits.tolist())
+        )

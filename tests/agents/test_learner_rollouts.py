@@ -105,6 +105,19 @@ def test_every_example_is_learnt_from_once_an_epoch(batch_size: int, epochs: int
     assert learner.trace_count() == 1
 
 
+def test_a_rollout_is_learnt_from_at_the_rate_of_its_beginning_however_long_it_waited() -> None:
+    class Annealed(Recording):
+        def learning_rates(self, progress: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"one": 1.0 - progress}
+
+    learner = make_learner(Annealed(8, 1), Queue(), make_strategy("local"), xla=False)
+    draw = random_draw(1, E, T + 1)
+    for began in (0, 250, 900):
+        ages = tf.constant(np.full([1, E, T + 1], began) + E * np.arange(T + 1), tf.int32)
+        feed(learner, draw._replace(steps=draw.steps._replace(extras={**draw.steps.extras, AGE: ages})))
+        assert learner.run(1000)["learning_rate/one"] == pytest.approx(1 - began / 1000)
+
+
 @pytest.mark.parametrize(("batch_size", "epochs"), [(0, 1), (0, 3), (EXAMPLES, 2)])
 def test_a_batch_may_be_the_whole_rollout(batch_size: int, epochs: int) -> None:
     algo, learner = recorded(batch_size, epochs)

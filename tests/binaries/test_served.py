@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import reverb
 
 from binaries.run_folder import read_progress
 from binaries.signals import STOPPED
 from pipeline.index import ROOT
+from servers import reports
 from servers.checkpoint import Checkpoints
 from servers.ports import free_ports
 from tests.binaries.programs import Running, run, running
@@ -63,7 +67,7 @@ def test_it_trains_to_the_end_with_every_step_and_update_counted(trained: Path) 
     assert last["kind"] == "test"
     unit = Checkpoints(trained / "checkpoints", kept=3, warn=pytest.fail).latest()
     assert unit is not None
-    assert STEPS <= unit.step < 1.3 * STEPS
+    assert unit.step == STEPS // 16 * 16, "Two actors of 16 lanes make the steps of the training and none more."
     assert sum(steps for _, _, steps, _, _ in unit.state["actors"]) == unit.step
     assert {actor for actor, *_ in unit.state["actors"]} == {0, 1}
     # One update a window past the first 300, in whole calls of 8; windows of 10 rows and 2 x 16 lanes are incomplete.
@@ -105,14 +109,20 @@ def test_it_leaves_a_report_and_no_process(trained: Path) -> None:
     assert not [line for line in lines if json.loads(line)["fault"].startswith(("killed by", "ended with"))]
 
 
-def test_an_evaluator_without_a_server_follows_the_checkpoints(trained: Path) -> None:
-    before = results(trained)
-    ended = run("binaries.evaluator", *flags(f"--output_dir={trained}"))
+def test_an_evaluator_without_a_server_follows_the_checkpoints(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "results.jsonl").unlink()
+    command = flags(f"--output_dir={tmp_path / 'run'}")
+    ended = run("binaries.evaluator", *command)
     assert ended.code == 0, ended.stderr
-    evaluation, test = results(trained)[len(before) :]
+    evaluation, test = results(tmp_path / "run")
     assert (evaluation["kind"], test["kind"]) == ("eval", "test")
     # The same weights, episodes and actions as those of the evaluator that was sent them.
-    assert test == before[-1]
+    assert test == results(trained)[-1]
+    ended = run("binaries.evaluator", *command)
+    assert ended.code == 0, ended.stderr
+    assert "is finished and tested" in ended.stdout
+    assert results(tmp_path / "run") == [evaluation, test], "What was evaluated is not evaluated again."
 
 
 @pytest.mark.slow
@@ -124,8 +134,73 @@ def test_the_same_command_goes_on_from_what_was_saved(trained: Path) -> None:
     assert "Resuming at " in log
     assert "items restored" in (trained / "logs" / "replay_0.log").read_text().splitlines()[-2]
     last = results(trained)[-1]
-    assert last["env_steps"] >= STEPS + 1_000
+    assert last["env_steps"] == (STEPS + 1_000) // 16 * 16
     assert last["updates"] > before["updates"]
+    steps = [(result["kind"], result["env_steps"]) for result in results(trained)]
+    assert sorted(set(steps), key=lambda each: each[1]) == steps, "Nothing is evaluated twice, and time goes on."
+
+
+@pytest.mark.slow
+def test_what_a_server_holds_of_a_training_whose_checkpoints_are_gone_is_dropped(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "results.jsonl").unlink()
+    ended = run("binaries.train", *flags("--num_workers=2", f"--output_dir={folder}"))
+    assert ended.code == 0, ended.stderr + ended.stdout
+    assert "items of another training: they are dropped." in (folder / "logs" / "learner.log").read_text()
+    last = results(folder)[-1]
+    assert last["env_steps"] == STEPS // 16 * 16
+    assert STEPS - 300 - 2 * 16 * 10 - 2 * 8 <= last["updates"] <= STEPS - 300
+
+
+@pytest.mark.slow
+def test_of_two_learners_on_one_server_the_second_is_refused(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    command = flags(f"--replay=localhost:{port}", steps=1_000_000)
+    with replay_server(tmp_path / "replay", port, steps=1_000_000) as server:
+        with running("binaries.learner", *command, f"--output_dir={tmp_path / 'a'}") as first:
+            first.read_until(lambda text: "waits for the replay" in text)
+            second = run("binaries.learner", *command, f"--output_dir={tmp_path / 'b'}")
+            assert (second.code, len(second.stderr.splitlines())) == (2, 1), second.stderr
+            assert "belongs to another training" in second.stderr
+            with running("binaries.learner", *command, "--drop_replay", f"--output_dir={tmp_path / 'b'}") as third:
+                third.read_until(lambda text: "waits for the replay" in text)
+                first.read_rest()
+                assert first.process.wait() == 1, first.text
+                assert "The learner of another training has taken over" in first.text
+        assert server.process.poll() is None
+
+
+@pytest.mark.slow
+def test_actors_and_learner_take_nothing_that_others_write(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    command = flags(f"--replay=localhost:{port}", steps=STEPS)
+    with replay_server(tmp_path / "replay", port) as server:
+        client = reverb.Client(f"localhost:{port}")
+        with running("binaries.learner", *command, f"--output_dir={tmp_path / 'run'}") as learner:
+            learner.read_until(lambda text: "waits for the replay" in text)
+            write(client, "experiment", {"settings": np.frombuffer(b"not json{{{", np.uint8)}, whole=False)
+            for counts in ([-5, 0, -1, -1, -1, -1, -1, -9], [2**62] * 7 + [64], [99, 1, 5, 5, 5, 5, 5, 2**40]):
+                episodes = np.full((reports.EPISODES, 2), np.nan, np.float32)
+                write(client, "reports", {"counts": np.array(counts, np.int64), "episodes": episodes})
+            server.read_until(lambda text: "somebody else wrote what this server serves" in text)
+            actor = run("binaries.actor", *command)
+            assert actor.code == 0, actor.stderr + actor.stdout
+            learner.read_rest()
+            assert learner.process.wait() == 0, learner.text
+            assert "a report of actor -5 is not taken: it is of another training." in learner.text
+            assert f"{STEPS // 16 * 16:,} steps" in learner.text or "The training is done" in learner.text
+    assert "sent a report that was not taken" in (tmp_path / "run" / "faults.jsonl").read_text()
+
+
+def write(client: reverb.Client, table: str, row: dict[str, np.ndarray], whole: bool = True) -> None:
+    """Inserts what no program of ours does."""
+    writer: Any = client.trajectory_writer(num_keep_alive_refs=1)
+    writer.append(row)
+    columns = {name: column[-1] if whole else column[-1:] for name, column in writer.history.items()}
+    writer.create_item(table, 1.0, columns)
+    writer.flush(timeout_ms=int(1000 * LIMIT_S))
 
 
 def test_what_was_trained_is_tested_and_exported_like_any_run(trained: Path, tmp_path: Path) -> None:

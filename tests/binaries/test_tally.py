@@ -12,7 +12,7 @@ from servers.reports import Report
 
 
 def report(actor: int, life: int, env_steps: int, returns: tuple[float, ...] = (), crashes: int = 0) -> Report:
-    return Report(actor, life, env_steps, env_steps // 10, crashes, 0, [(value, 10) for value in returns])
+    return Report(1, actor, life, env_steps, env_steps // 10, crashes, 0, [(value, 10) for value in returns])
 
 
 def test_the_newest_report_of_each_life_counts() -> None:

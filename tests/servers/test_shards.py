@@ -11,7 +11,7 @@ import reverb
 import tensorflow as tf
 
 import servers.shards
-from servers import tables, variables
+from servers import identity, tables, variables
 from servers.memory.memory import Memory, Ratio
 from servers.shards import Shards
 from tests.limits import LIMIT_S
@@ -44,7 +44,7 @@ def lose(shards: Shards, left: list[int]) -> None:
 
 def serve(folder: Path, ratio: Ratio, port: int | None = None, contents: Path | None = None) -> reverb.Server:
     table = Replay().table(tables.TABLE, None, 1, SIGNATURE, ratio)  # pyright: ignore[reportArgumentType]
-    return tables.serve([table, variables.table(weights(0.0))], folder, contents, port)
+    return tables.serve([table, variables.table(weights(0.0)), *identity.tables()], folder, contents, port)
 
 
 def insert(client: reverb.Client, count: int, timeout_ms: int = int(1000 * LIMIT_S)) -> int:
@@ -152,7 +152,7 @@ def test_who_has_no_weights_is_known(tmp_path: Path) -> None:
     shards = Shards([client], RATIO)
     shards.poll()
     assert shards.unpublished() == [0]
-    version = variables.Version(1, 1, 1, finished=False, max_priority=1.0)
+    version = variables.Version(1, 1, 1, 0, 1, finished=False, max_priority=1.0)
     variables.Publisher([client], weights(1.0)).publish(version, [0])
     shards.poll()
     assert shards.unpublished() == []

@@ -11,7 +11,7 @@ import reverb
 import tensorflow as tf
 
 from servers import variables as module
-from servers.variables import Publisher, Puller, Version, table
+from servers.variables import Limit, Publisher, Puller, Version, table
 from tests.limits import LIMIT_S, wait_until
 
 RUN = 2**31 - 7
@@ -33,7 +33,8 @@ def serve() -> tuple[reverb.Server, reverb.Client]:
 
 
 def version(updates: int, run_id: int = RUN, finished: bool = False) -> Version:
-    return Version(run_id, updates, 2 * updates, finished, max_priority=updates + 0.5)
+    limits = tuple(Limit(actor, 7 * actor + 1, updates, 3 * updates) for actor in range(updates % 3))
+    return Version(5, run_id, updates, updates // 2, 2 * updates, finished, updates + 0.5, limits)
 
 
 def test_what_is_pulled_is_what_was_published_last() -> None:

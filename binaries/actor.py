@@ -15,13 +15,14 @@ from binaries.run_folder import as_text
 from binaries.signals import STOPPED, Stop, leave
 from pipeline.types import UserError
 from pipeline.waiting import Stopped, Waiting
+from servers.limits import MOST_ACTORS
 
 if TYPE_CHECKING:
     import reverb
 
 absl_flags.declare_key_flag("replay")
 absl_flags.DEFINE_integer("actor_id", 0, "which of the actors this one is, from 0", lower_bound=0)
-absl_flags.DEFINE_integer("num_actors", 1, "how many actors there are", lower_bound=1)
+absl_flags.DEFINE_integer("num_actors", 1, "how many actors there are", lower_bound=1, upper_bound=MOST_ACTORS)
 
 REPORT_S = 0.5
 """between two reports to the learner"""

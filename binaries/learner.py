@@ -13,7 +13,6 @@ from absl import flags as absl_flags
 from agents.tf_config import VARIABLE, learners
 from binaries import console, flags, serving, settings
 from binaries.experiment import Plan
-from binaries.limits import Limits
 from binaries.run_folder import NATIVE_LOG, RUN_ID, RunFolder, as_text
 from binaries.signals import STOPPED, Stop, leave
 from binaries.tally import ACTORS, BEGUN_AT, FINISHED, TRAINING_ID, Tally
@@ -21,6 +20,7 @@ from pipeline.envs.closing import end_process
 from pipeline.types import RunError, UserError
 from pipeline.waiting import Stopped, Waiting
 from servers.checkpoint import Checkpoints, Unit
+from servers.limits import Limits
 
 if TYPE_CHECKING:
     import reverb
@@ -502,10 +502,11 @@ def main(argv: list[str]) -> int:
     except Stopped:
         print("The learner: stopped.", flush=True)
         return STOPPED
+    from servers.ownership import Ownership
+
     # What was begun in this folder and never saved is lost, with what the servers hold of it.
-    dropped = {earlier} - {training_id, None}
-    drop = absl_flags.FLAGS["drop_replay"].value
-    ownership = Ownership(training_id, learner.run_id, dropped, drop, print)
+    dropped = () if earlier is None else (earlier,)
+    ownership = Ownership(training_id, learner.run_id, dropped, absl_flags.FLAGS.drop_replay, print)
     quiet = command.flags["quiet"]
     loop = Loop(
         plan,

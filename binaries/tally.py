@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from binaries.limits import Life
+    from servers.limits import Life
     from servers.reports import Report
 
 ACTORS = "actors"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+MOST_ACTORS = 1_024
+"""that a training has"""
 Life = tuple[int, int]
 """an actor's number, and the life of its process"""
 

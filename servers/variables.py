@@ -9,6 +9,8 @@ import numpy as np
 import reverb
 import tensorflow as tf
 
+from servers.limits import MOST_ACTORS
+
 TABLE = "variables"
 TIMEOUT_S = 5
 _LARGEST = 2.0**53
@@ -57,7 +59,7 @@ def signature(variables: Sequence[tf.Variable]) -> dict[str, tf.TensorSpec]:
     size = sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
     return {
         "version": tf.TensorSpec([_NUMBERS], tf.float64, "version"),
-        "limits": tf.TensorSpec([None, len(Limit._fields)], tf.int64, "limits"),
+        "limits": tf.TensorSpec([MOST_ACTORS, len(Limit._fields)], tf.int64, "limits"),
         "values": tf.TensorSpec([size], tf.uint8, "values"),
     }
 
@@ -85,11 +87,10 @@ class Publisher:
     def publish(self, version: Version, alive: Sequence[int]) -> bool:
         """Returns whether the servers of the numbers `alive` all hold them now; waits `TIMEOUT_S` for each."""
         values = [np.ascontiguousarray(variable.numpy()).reshape(-1).view(np.uint8) for variable in self._variables]
-        columns = {
-            "version": np.array(version[:_NUMBERS], np.float64),
-            "limits": np.array(version.limits, np.int64).reshape(-1, len(Limit._fields)),
-            "values": np.concatenate(values),
-        }
+        limits = np.zeros([MOST_ACTORS, len(Limit._fields)], np.int64)
+        limits[: len(version.limits)] = np.array(version.limits, np.int64).reshape(-1, len(Limit._fields))
+        numbers = np.array(version[:_NUMBERS], np.float64)
+        columns = {"version": numbers, "limits": limits, "values": np.concatenate(values)}
         held = [self._send(shard, columns) for shard in alive]
         return all(held)
 
@@ -179,6 +180,7 @@ class Puller:
         for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value)
         *counts, finished, max_priority = numbers.tolist()
-        self.version = Version(
-            *map(int, counts), bool(finished), max_priority, tuple(Limit(*row) for row in limits.tolist())
-        )
+        # Rows of zeros fill the column up.
+        given = tuple(Limit(*row) for row in limits[limits[:, 1] > 0].tolist())
+        training_id, run_id, updates, begun_at, env_steps = map(int, counts)
+        self.version = Version(training_id, run_id, updates, begun_at, env_steps, bool(finished), max_priority, given)

@@ -25,7 +25,7 @@ from servers.checkpoint import Checkpoints
 from servers.ports import free_ports
 from tests.binaries.programs import Running, run, running
 from tests.binaries.units import curve, results, variables
-from tests.limits import LIMIT_S
+from tests.limits import LIMIT_S, wait_until
 
 OVERRIDES = "DQN.min_replay_size=300;Learner.updates_per_call=8;Experiment.eval_period=1000;Experiment.log_period=500"
 STEPS = 2_500
@@ -67,7 +67,7 @@ def test_it_trains_to_the_end_with_every_step_and_update_counted(trained: Path) 
     assert last["kind"] == "test"
     unit = Checkpoints(trained / "checkpoints", kept=3, warn=pytest.fail).latest()
     assert unit is not None
-    assert unit.step == STEPS // 16 * 16, "Two actors of 16 lanes make the steps of the training and none more."
+    assert STEPS - 16 < unit.step <= STEPS, "Two actors of 16 lanes make the steps of the training and none more."
     assert sum(steps for _, _, steps, _, _ in unit.state["actors"]) == unit.step
     assert {actor for actor, *_ in unit.state["actors"]} == {0, 1}
     # One update a window past the first 300, in whole calls of 8; windows of 10 rows and 2 x 16 lanes are incomplete.
@@ -134,10 +134,11 @@ def test_the_same_command_goes_on_from_what_was_saved(trained: Path) -> None:
     assert "Resuming at " in log
     assert "items restored" in (trained / "logs" / "replay_0.log").read_text().splitlines()[-2]
     last = results(trained)[-1]
-    assert last["env_steps"] == (STEPS + 1_000) // 16 * 16
+    assert STEPS + 1_000 - 16 < last["env_steps"] <= STEPS + 1_000
     assert last["updates"] > before["updates"]
-    steps = [(result["kind"], result["env_steps"]) for result in results(trained)]
-    assert sorted(set(steps), key=lambda each: each[1]) == steps, "Nothing is evaluated twice, and time goes on."
+    for kind in ("eval", "test"):
+        steps = [result["env_steps"] for result in results(trained) if result["kind"] == kind]
+        assert sorted(set(steps)) == steps, "Nothing is evaluated twice, and time goes on."
 
 
 @pytest.mark.slow
@@ -150,7 +151,7 @@ def test_what_a_server_holds_of_a_training_whose_checkpoints_are_gone_is_dropped
     assert ended.code == 0, ended.stderr + ended.stdout
     assert "items of another training: they are dropped." in (folder / "logs" / "learner.log").read_text()
     last = results(folder)[-1]
-    assert last["env_steps"] == STEPS // 16 * 16
+    assert STEPS - 16 < last["env_steps"] <= STEPS
     assert STEPS - 300 - 2 * 16 * 10 - 2 * 8 <= last["updates"] <= STEPS - 300
 
 
@@ -189,8 +190,9 @@ def test_actors_and_learner_take_nothing_that_others_write(tmp_path: Path) -> No
             assert actor.code == 0, actor.stderr + actor.stdout
             learner.read_rest()
             assert learner.process.wait() == 0, learner.text
-            assert "a report of actor -5 is not taken: it is of another training." in learner.text
-            assert f"{STEPS // 16 * 16:,} steps" in learner.text or "The training is done" in learner.text
+            for actor in (0, 2**62, 1):
+                assert f"a report of actor {actor} is not taken: it is of another training." in learner.text
+            assert "The training is done" in learner.text
     assert "sent a report that was not taken" in (tmp_path / "run" / "faults.jsonl").read_text()
 
 
@@ -228,6 +230,7 @@ def test_a_stopped_run_leaves_nothing_behind_but_what_it_saved(tmp_path: Path) -
     command = flags("--num_workers=2", f"--output_dir={tmp_path / 'run'}", steps=1_000_000)
     with running("binaries.train", *command) as train:
         wait_for(tmp_path / "run" / "progress.json", train)
+        wait_until(lambda: (read_progress(tmp_path / "run") or {}).get("env_steps"), "an actor's first report")
         train.process.send_signal(signal.SIGTERM)
         train.read_rest()
         assert train.process.wait() == 0, train.text

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from binaries.limits import Limits
+from servers.limits import Limits
 
 Life = tuple[int, int]
 

@@ -84,7 +84,7 @@ def test_with_several_servers_one_that_is_gone_is_passed_over() -> None:
     publisher, copy = Publisher(clients, variables(1.0)), variables(0.0)
     assert publisher.publish(version(1), [0, 1, 2])
     servers[1].stop()
-    puller = Puller(clients, copy, first=1)
+    puller = Puller([*clients[1:], clients[0]], copy)
     assert puller.pull()
     assert puller.version == version(1)
     assert publisher.publish(version(2), [0, 2])
@@ -131,3 +131,27 @@ def test_publishing_to_a_server_that_is_gone_does_no_harm() -> None:
     process.start()
     process.join(LIMIT_S)
     assert process.exitcode == 0
+
+
+def test_what_no_learner_publishes_is_not_taken_and_said_once() -> None:
+    server, client = serve()
+    theirs, ours, said = variables(1.0), variables(0.0), []
+    publisher, puller = Publisher([client], theirs), Puller([client], ours, said.append)
+    assert publisher.publish(version(4), [0])
+    assert puller.pull()
+    kept = ours[1].numpy()
+    theirs[1].assign(float("nan"))
+    wrong = [version(5), version(5)._replace(env_steps=-1), version(5)._replace(updates=10**18)]
+    wrong += [version(5)._replace(max_priority=float("inf")), version(5)._replace(limits=(Limit(0, 1, -1, 5),))]
+    for number, each in enumerate(wrong):
+        theirs[1].assign(2.0 if number else float("nan"))
+        assert publisher.publish(each, [0])
+        assert puller.pull()
+        assert (puller.version, ours[1].numpy()) == (version(4), kept)
+    assert len(said) == 1
+    assert "is not taken" in said[0]
+    theirs[1].assign(3.0)
+    assert publisher.publish(version(6), [0])
+    assert puller.pull()
+    assert (puller.version, ours[1].numpy()) == (version(6), 3.0)
+    server.stop()

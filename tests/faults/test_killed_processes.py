@@ -18,8 +18,9 @@ from tests.binaries.programs import running
 from tests.binaries.test_served import processes_of
 from tests.binaries.units import results
 
-ACTORS = 4
-SOLVED = 475.0
+ACTORS, LANES = 4, 4
+LEARNT = 200.0
+"""ten times what an untrained agent reaches; one of five such runs does not solve the task without kills either"""
 PAUSE_S = 10.0
 """between two faults, for the processes to find each other again"""
 STARTUP_S = 240.0
@@ -34,7 +35,7 @@ SEEN_OF_ONE_THAT_STOOD_STILL = {
 
 def command(folder: Path, steps: int, shards: int = 1) -> list[str]:
     # As many lanes as one process has: with more of them each plays too few episodes to the end.
-    overrides = "Experiment.lanes=4;Experiment.checkpoint_period=5;Experiment.replay_checkpoint_period=10"
+    overrides = f"Experiment.lanes={LANES};Experiment.checkpoint_period=5;Experiment.replay_checkpoint_period=10"
     return [
         "--hparams=dqn_cartpole",
         f"--train_steps={steps}",
@@ -99,11 +100,14 @@ def killed(folder: Path, names: Iterable[str]) -> dict[str, int]:
     return {name: deaths.count(name) for name in names}
 
 
-def check_the_end(folder: Path, kills: dict[str, int], solved: bool = True) -> None:
-    """That the task is solved, every kill is counted, in the report too, and no process is left."""
+def check_the_end(folder: Path, kills: dict[str, int], steps: int, learnt: bool = True) -> None:
+    """That it learnt and made `steps` steps, every kill is counted, in the report too, and no process is left."""
     last = results(folder)[-1]
     assert last["kind"] == "test"
-    assert not solved or last["mean_return"] >= SOLVED
+    assert not learnt or last["mean_return"] >= LEARNT
+    assert steps - LANES < last["env_steps"] <= steps
+    evaluated = [result["env_steps"] for result in results(folder) if result["kind"] == "eval"]
+    assert evaluated == sorted(set(evaluated)), "Results of weights that were lost are among them."
     assert killed(folder, kills) == kills
     assert "killed by SIGKILL" in (folder / "report.html").read_text()
     assert not processes_of(folder)
@@ -111,7 +115,7 @@ def check_the_end(folder: Path, kills: dict[str, int], solved: bool = True) -> N
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_everyone_is_killed_in_turn_and_the_task_is_solved(tmp_path: Path) -> None:
+def test_everyone_is_killed_in_turn_and_it_learns(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     kills: dict[str, int] = dict.fromkeys(("actor_0", "learner", "replay_0", "evaluator", "actor_3"), 1)
     with running("binaries.train", *command(folder, 50_000)) as train:
@@ -124,7 +128,7 @@ def test_everyone_is_killed_in_turn_and_the_task_is_solved(tmp_path: Path) -> No
             goes_on(folder, f"the death of {name}")
         train.read_rest()
         assert train.process.wait() == 0, train.text
-    check_the_end(folder, kills)
+    check_the_end(folder, kills, 50_000)
 
 
 @pytest.mark.slow
@@ -134,7 +138,7 @@ def test_ten_minutes_of_random_kills(tmp_path: Path) -> None:
     choice = random.Random(seed)
     names = [*(f"actor_{actor}" for actor in range(ACTORS)), "learner", "replay_0", "evaluator"]
     kills = dict.fromkeys(names, 0)
-    # As many steps as last for longer than the killing; the task is solved long before.
+    # As many steps as last for longer than the killing.
     with running("binaries.train", *command(folder, 10_000_000)) as train:
         wait_until(lambda: progress(folder)["updates"] > 200, STARTUP_S, "The beginning of learning")
         begun = time.monotonic()
@@ -155,12 +159,11 @@ def test_ten_minutes_of_random_kills(tmp_path: Path) -> None:
         assert train.process.wait() == 0, train.text
     assert not processes_of(folder)
     assert killed(folder, names) == kills
-    # The same command finishes, with the smaller and smaller steps of a training's end: what was learnt in the turmoil
-    # solves the task.
+    # The same command finishes, with the smaller and smaller steps of a training's end.
     with running("binaries.train", *command(folder, steps * 5 // 4)) as train:
         train.read_rest()
         assert train.process.wait() == 0, train.text
-    check_the_end(folder, kills)
+    check_the_end(folder, kills, steps * 5 // 4)
 
 
 @pytest.mark.slow
@@ -203,5 +206,5 @@ def test_of_two_replay_servers_either_may_die(tmp_path: Path) -> None:
             time.sleep(PAUSE_S)
         train.read_rest()
         assert train.process.wait() == 0, train.text
-    check_the_end(folder, kills, solved=False)
+    check_the_end(folder, kills, 20_000, learnt=False)
     assert "The learner reads from " in (folder / "logs" / "learner.log").read_text()

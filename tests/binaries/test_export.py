@@ -180,6 +180,7 @@ def test_an_inputs_name_is_the_keys_where_that_can_be() -> None:
         assert export.unique_names(texts) == names
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_from_its_newest_checkpoint_or_from_its_best_network(tmp_path: Path) -> None:
     folder, model = tmp_path / "run", tmp_path / "model"
     overrides = ["Learner.xla=False", "PPO.normalize_observations=True"]

@@ -309,6 +309,7 @@ def test_bad_input_is_one_sentence(program: str, more: list[str], sentence: str)
     assert not (ROOT / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_run_whose_parent_is_killed_leaves_no_process_though_its_replay_server_does_not_answer(
     tmp_path: Path,
 ) -> None:

@@ -445,15 +445,13 @@ def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> 
         counts = [(line["env_steps"], line["kind"]) for line in lines]
         assert counts == sorted(set(counts)), told
 
-    for _ in range(2):
-        step, before = steps_of(newest(folder)), results(folder)
-        count = random.randint(0, 4)
-        with running("binaries.train", *command(folder, 10**6, *settings)) as train:
-            train.read_until(lambda text, count=count: text.partition("\nReplay: ")[2].count("\n") > count)
-            train.process.kill()
-            train.read_rest()
-            assert train.process.wait() == -signal.SIGKILL
-        check_goes_on(step, before, train.text)
+    count = random.randint(0, 4)
+    with running("binaries.train", *command(folder, 10**6, *settings)) as train:
+        train.read_until(lambda text: text.partition("\nReplay: ")[2].count("\n") > count)
+        train.process.kill()
+        train.read_rest()
+        assert train.process.wait() == -signal.SIGKILL
+    check_goes_on(0, [], train.text)
 
     step, before = steps_of(newest(folder)), results(folder)
     ended = run("binaries.train", *command(folder, step + 800, *settings))

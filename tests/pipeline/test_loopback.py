@@ -80,6 +80,7 @@ def test_reverb_reaches_its_own_server_behind_a_proxy_for_a_caller_from_outside(
     assert (ended.returncode, ended.stdout) == (0, "['t']\n"), ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_behind_a_proxy")
 def test_a_run_behind_proxies_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PROXIES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 import tree
 
 from agents.algos.algo import Algo
+from agents.finite import witness
 from agents.learner import AGE, RUN_ID, STAMPS, WEIGHTS
 from pipeline.envs.environment import Done
 from pipeline.rows import Rows
@@ -50,6 +52,8 @@ class Policy:
         self._core = algo.initial_core(params, spread.astype(np.float32))
         self.calls = 0
         """part of the random state: every call has a seed of its own"""
+        self.not_finite = 0
+        """calls in which an action, or what it was chosen from, was not finite"""
 
         self._initial = self._core
         self._recurrent = bool(tree.flatten(self._core))
@@ -57,7 +61,7 @@ class Policy:
         def act(observation: Nest, clock: tf.Tensor, core: Nest) -> tuple[Nest, Nest]:
             now = params._replace(env_steps=clock[2])
             action, extras, core = algo.select_action(now, observation, core, clock[:2], training)
-            return (action, extras), core
+            return (action, extras, witness((action, extras))), core
 
         batched = tree.map_structure(lambda spec: tf.TensorSpec([lanes, *spec.shape], spec.dtype), observation_spec)
         core = tree.map_structure(lambda leaf: tf.TensorSpec(leaf.shape, leaf.dtype), self._core)
@@ -74,7 +78,8 @@ class Policy:
     def __call__(self, observation: Nest, first: np.ndarray, env_steps: int) -> tuple[Nest, dict[str, np.ndarray]]:
         """Arrays [E, ...] -> actions [E, ...] and extras [E, ...], at `env_steps` environment steps.
 
-        `first` [E] bool: lanes whose episode begins here.
+        `first` [E] bool: lanes whose episode begins here. Where anything is not finite (`not_finite`), all actions
+        are 0, which every environment takes, and extras are NaN, which nothing is learnt from.
         """
         self.calls += 1
         if self._recurrent and first.any():
@@ -91,7 +96,12 @@ class Policy:
         if self._recurrent:
             self._core = tree.unflatten_as(self._core, outputs[self._count :])
         results: Any = tree.unflatten_as(self._results, [output.numpy() for output in outputs[: self._count]])
-        return results
+        action, extras, seen = results
+        if math.isfinite(seen):
+            return action, extras
+        self.not_finite += 1
+        nothing: Any = tree.map_structure(np.zeros_like, action), tree.map_structure(_nan_like, extras)
+        return nothing
 
     def core(self) -> Nest:
         """What the lanes remember, as arrays [E, ...]."""
@@ -138,6 +148,11 @@ class Actor:
         """return and length of the episodes that ended since someone emptied this list"""
         self.latest: collections.deque[tuple[Nest, Nest]] = collections.deque(maxlen=LATEST)
         """states [E, ...] and the actions [E, ...] that were taken in them"""
+
+    @property
+    def not_finite(self) -> int:
+        """See `Policy.not_finite`."""
+        return self._policy.not_finite
 
     @property
     def items(self) -> int:
@@ -273,6 +288,10 @@ def _lean(tensor: tf.Tensor) -> tf.Tensor:
     """Frees a tensor's attributes now: TensorFlow 2.15 under Python 3.11 never does, 48 bytes of each tensor's."""
     del tensor.__dict__
     return tensor
+
+
+def _nan_like(leaf: np.ndarray) -> np.ndarray:
+    return np.full_like(leaf, np.nan) if leaf.dtype.kind == "f" else leaf
 
 
 def _same(one: Nest, other: Nest) -> bool:

@@ -9,7 +9,7 @@ import tree
 
 from agents.actor import Actor
 from agents.algos.algo import Algo
-from agents.learner import Learner
+from agents.learner import ADVICE, Learner, LearnerError
 from pipeline.types import Nest
 
 
@@ -36,11 +36,16 @@ class Agent:
         """of the latest updates"""
 
     def act(self, state: Nest) -> Nest:
-        """The action for `state`."""
+        """The action for `state`. Raises LearnerError where what it is chosen from is not finite."""
         self.actor.weights_updates = self.learner.updates
-        if self._single:
-            return tree.map_structure(lambda a: a[0], self.actor.act(_one_lane(state)))
-        return self.actor.act(state)
+        action = self.actor.act(_one_lane(state) if self._single else state)
+        if self.actor.not_finite:
+            self.learner.check_parameters()
+            raise LearnerError(
+                f"What the policy says at environment step {self.actor.env_steps} is not finite (nan or inf), though"
+                f" its parameters are: the run stops, and the last checkpoint stands. {ADVICE}"
+            )
+        return tree.map_structure(lambda a: a[0], action) if self._single else action
 
     def observe(self, last_state: Nest, action: Nest, reward: Any, done: Any, state: Nest) -> None:
         """Remembers a transition; `done` is a `Done`, or True for terminated. See `Actor.observe`."""

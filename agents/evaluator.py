@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from agents.actor import Policy
-from agents.algos.algo import Algo
+from agents.algos.algo import Algo, acting_variables
+from agents.finite import are_finite
 from pipeline.envs import generators
 from pipeline.envs.environment import Done
 from pipeline.envs.lanes import Lanes, episode_seeds
@@ -52,6 +53,8 @@ class Evaluator:
         self._policy: Policy | None = None
         self.cut = 0
         """episodes of the latest evaluation that were cut after `episode_steps`"""
+        self.not_finite = 0
+        """steps of the latest evaluation at which weights, or what actions were chosen from, were not finite"""
 
     def run(self, env_steps: int = 0, told: Told | None = None) -> np.ndarray:
         """The episodes' undiscounted returns, f64 [episodes], in the order of their seeds, of which `told` hears.
@@ -75,7 +78,7 @@ class Evaluator:
     def _play(self, lanes: Lanes, policy: Policy, env_steps: int, told: Told | None) -> list[float]:
         """Every episode's return, in rounds."""
         count = len(lanes)
-        policy.calls = 0
+        policy.calls = policy.not_finite = 0
         self.cut = 0
         returns: list[float] = []
         for begin in range(0, len(self._seeds), count):
@@ -86,6 +89,9 @@ class Evaluator:
             total, over = self._round(lanes, policy, seeds, env_steps, numbers, told)
             returns += total[: len(numbers)].tolist()
             self.cut += int(np.count_nonzero(~over[: len(numbers)]))
+        # A rectifier makes 0 of NaN: what weights of NaN say may look sound.
+        sound = bool(are_finite(acting_variables(self._params)))
+        self.not_finite = policy.not_finite if sound else policy.calls
         return returns
 
     def close(self) -> None:
@@ -131,6 +137,11 @@ class FirstSeen:
     def cut(self) -> int:
         """As an `Evaluator`'s."""
         return self._seen.cut + self._unseen.cut
+
+    @property
+    def not_finite(self) -> int:
+        """As an `Evaluator`'s."""
+        return self._seen.not_finite + self._unseen.not_finite
 
     def run(self, env_steps: int = 0, told: Told | None = None) -> np.ndarray:
         """As an `Evaluator`'s; `told` hears of the episodes that are seen."""

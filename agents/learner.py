@@ -15,6 +15,7 @@ import tree
 
 from agents.algos.algo import Algo, networks
 from agents.cancellation import cancellable
+from agents.finite import are_finite
 from agents.models.moments import Sample, measure
 from agents.reward_augmentation.registry import REWARD_AUGMENTATIONS
 from agents.tf_config import learners
@@ -38,6 +39,8 @@ STAMPS = (AGE, RUN_ID, WEIGHTS)
 """[] i32 each, what an actor stamps every row with"""
 
 
+LOOKED_AT = 8
+"""states of a draw whose values are compared"""
 TOGETHER = "Its workers can only go on together: all of them have to start again."
 _NO_DATA = (
     tf.errors.OutOfRangeError,
@@ -149,6 +152,7 @@ class Learner:
         """windows drawn that held numbers which are not finite, and were not learnt from"""
         self._is_sound: bool | None = None
         """whether the parameters are finite; None: not known yet"""
+        self._said_one_value = False
         self._connect: Callable[[], Any] | None = None
         self._iterator: Any = None
         """of what `_connect` makes; None before the first draw"""
@@ -230,13 +234,7 @@ class Learner:
         replay gives no data in time or before `stop`, or its server is lost, and LearnerError where loss or parameters
         are not finite.
         """
-        if self._is_sound is None:
-            self._is_sound = bool(self._parameters_are_finite())
-        if not self._is_sound:
-            raise LearnerError(
-                f"The parameters that learning goes on with, of update {self.updates}, are not finite: they were"
-                " restored so. Remove the newest folder in checkpoints, or choose another --output_dir."
-            )
+        self.check_parameters()
         self._draws_before = int(self._draws.numpy())
         arguments = (self._draws_of(), tf.constant(env_steps, tf.int32), tf.constant(self.run_id, tf.int32))
         try:
@@ -259,7 +257,7 @@ class Learner:
             if self._shared:
                 raise LearnerError(f"{said} {TOGETHER}") from error
             raise NoDataError(said) from error
-        *means, updates, not_finite, sound = values.tolist()
+        *means, updates, not_finite, sound, one_value = values.tolist()
         self._count_not_finite(int(not_finite))
         if not updates:
             if not not_finite:
@@ -277,26 +275,42 @@ class Learner:
             )
         if not sound:
             raise LearnerError(
-                f"The parameters are not finite after {where}, though the loss was: the run stops, and the last"
-                f" checkpoint stands. {ADVICE}"
+                f"Parameters, targets or the optimizer's own numbers are not finite after {where}, though the loss was:"
+                f" the run stops, and the last checkpoint stands. {ADVICE}"
+            )
+        if one_value and not self._said_one_value:
+            self._said_one_value = True
+            self.warn(
+                f"WARNING: after {where} the values of {LOOKED_AT} different states are one and the same number: what"
+                " the network is given, or says, does not depend on the state."
             )
         self.max_priority = max(self.max_priority, metrics.get("priority_max", 1.0))
         return metrics
+
+    def check_parameters(self) -> None:
+        """Raises LearnerError where those that were restored are not finite."""
+        if self._is_sound is None:
+            self._is_sound = bool(are_finite(self._state()))
+        if not self._is_sound:
+            raise LearnerError(
+                f"The parameters that learning goes on with, of update {self.updates}, are not finite: they were"
+                " restored so. Remove the newest folder in checkpoints, or choose another --output_dir."
+            )
 
     def _count_not_finite(self, windows: int) -> None:
         if windows and not self.not_finite:
             self.warn(
                 f"WARNING: {windows} windows that the replay gave hold numbers that are not finite (nan or inf), which"
                 " no environment of this run may write. They are not learnt from; replay/not_finite counts them."
-                " Does somebody else write to the replay server?"
+                " Does somebody else write to the replay server, or did an actor warn of what its policy says?"
             )
         self.not_finite += windows
 
-    def _parameters_are_finite(self) -> tf.Tensor:
-        """[] bool."""
-        models = [*self.params.online.values(), *self.params.moments.values()]
-        floats = [v for model in models for v in model.variables if v.dtype.is_floating]
-        return tf.reduce_all([tf.reduce_all(tf.math.is_finite(variable)) for variable in floats])
+    def _state(self) -> list[tf.Variable]:
+        """All that updates move: networks, targets, normalisers, and what optimizers keep."""
+        params = self.params
+        models = [*params.online.values(), *params.target.values(), *params.moments.values()]
+        return [v for part in (*models, *self._optimizers.values()) for v in part.variables]
 
     def has_updated(self) -> bool:
         """From another thread: whether the call of `run` under way has made its updates, and sends priorities."""
@@ -393,7 +407,7 @@ class Learner:
 
         Returns the priorities [k, B] that a prioritized memory wants (of this process's part of the batches), and the
         means of the metrics in the order of their names. Behind them: the number of updates, that of the windows which
-        were not finite, and 1 where the parameters then are.
+        were not finite, 1 where the parameters then are, and 1 where all states have one value.
         """
         if self._memory.on_policy:
             # Whatever was acted since: a rollout that waited at the training's end would be learnt from at rate 0.
@@ -409,8 +423,24 @@ class Learner:
             priorities, metrics = None, self._learn_rollout(steps, correction, progress, env_steps, run_id)
         else:
             priorities, metrics = self._learn_batches(steps, correction, progress, env_steps)
-        sound = tf.cast(self._parameters_are_finite(), tf.float32)
-        return priorities, tf.concat([metrics, [sound]], axis=0)
+        seen = [are_finite(self._state()), self._local(self._strategy.run(self._have_one_value, args=(steps,)))[0]]
+        return priorities, tf.concat([metrics, tf.cast(seen, tf.float32)], axis=0)
+
+    def _have_one_value(self, steps: Step) -> tf.Tensor:
+        """[] bool, on one replica: whether values that the algorithm shows are the same in different states.
+
+        A rectifier makes 0 of NaN: a critic that is given NaN may say one number for ever, at a finite loss.
+        """
+        rows: Any = tree.map_structure(lambda leaf: leaf[0, :LOOKED_AT], steps)
+        observation = restack(rows, self._observation_spec).observation
+        along = (lambda leaf: leaf[0, :LOOKED_AT]) if self._memory.on_policy else (lambda leaf: leaf[:, 0])
+        observation = tree.map_structure(along, observation)
+        values = self._algo.distributions(self.params, observation).values()
+        if tree.flatten(observation)[0].shape[0] < LOOKED_AT or not values:
+            return tf.constant(False)
+        differ = tf.reduce_any([_differ(leaf) for leaf in tree.flatten(observation)], axis=0)
+        same = [tf.logical_not(tf.reduce_any(_differ(part))) for part in values if part.shape[:1] == [LOOKED_AT]]
+        return tf.reduce_all(differ) & tf.reduce_any(same)
 
     def _learn_batches(
         self, steps: Step, correction: tf.Tensor, progress: tf.Tensor, env_steps: tf.Tensor
@@ -600,6 +630,12 @@ def only_weighted(batch: Batch) -> Batch:
     example = tf.where(counts, tf.range(counts.shape[0]), tf.argmax(tf.cast(counts, tf.int32), output_type=tf.int32))
     steps: Any = tree.map_structure(lambda leaf: tf.gather(leaf, example), batch.steps)
     return batch._replace(steps=steps)
+
+
+def _differ(leaf: tf.Tensor) -> tf.Tensor:
+    """[B - 1] bool: which rows of `leaf` [B, ...] differ from its first."""
+    first, *others = tf.unstack(tf.reshape(leaf, [leaf.shape[0], -1]))
+    return tf.reduce_any(tf.not_equal(first, tf.stack(others)), axis=1)
 
 
 def _repeat(count: int | tf.Tensor, turn: Callable[..., tuple[Any, ...]], *state: Any) -> tuple[Any, ...]:

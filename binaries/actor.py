@@ -64,6 +64,7 @@ class Loop:
         lanes = plan.lanes * count
         places = [(number * plan.lanes + lane) / max(lanes - 1, 1) for lane in range(plan.lanes)]
         self._actor = plan.actor(params, self._clients, self._life, self._waiting, places)
+        self._has_warned = False
         self._max_priority = 1.0
         self._limit = 0
         """environment steps that this life may have made"""
@@ -97,6 +98,11 @@ class Loop:
             waiting.over()
             last_state = state
             action = actor.act(state)
+            if actor.not_finite and not self._has_warned:
+                self._has_warned = True
+                self._say(
+                    f"WARNING: {self._name}: what the policy says is not finite (nan or inf): it takes action 0 then."
+                )
             state, reward, done = environment.step(action)
             actor.observe(last_state, action, reward, done, state, self._max_priority)
             turns += 1

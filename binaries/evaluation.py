@@ -15,7 +15,7 @@ from binaries.settings import Binding
 if TYPE_CHECKING:
     from binaries.summaries import Summaries
 
-
+NOT_FINITE = "the policy's weights, or what it said, were not finite (nan or inf)"
 SEEN_EPISODES = 5
 """of a test, that are recorded or shown where nobody asked for more"""
 
@@ -35,12 +35,13 @@ def record(
     updates: int,
     returns: np.ndarray,
     cut: int,
+    not_finite: int,
     **more: Any,
 ) -> None:
     """Adds the `returns` [episodes] of one evaluation, of which `cut` were cut, to TensorBoard and to results.jsonl.
 
     `kind`: 'eval' or 'test', and '/training_levels' after it where a world holds levels out and these are the others.
-    `more`: fields of the line in results.jsonl.
+    `not_finite`: see `Evaluator.not_finite`. `more`: fields of the line in results.jsonl.
 
     Raises OSError where the disk takes nothing; the next call then writes this one too.
     """
@@ -54,6 +55,7 @@ def record(
         std_return=float(returns.std()),
         episodes=len(returns),
         cut_episodes=cut,
+        not_finite_steps=not_finite,
         policy=experiment.eval_policy,
         seed=experiment.eval_seed if kind.startswith("eval") else experiment.test_seed,
         **more,
@@ -71,17 +73,24 @@ def score(returns: np.ndarray, kind: str, policy: str = "") -> str:
     return f"{returns.mean():.1f}{spread} over {over}{of}"
 
 
-def evaluation_line(experiment: Experiment, kind: str, env_steps: int, returns: np.ndarray, cut: int) -> str:
-    """What a person is told of an evaluation during training, `cut` of whose episodes were cut."""
-    return f"evaluation at {env_steps:,} steps: {score(returns, kind)}{_limit(experiment, cut)}"
+def evaluation_line(
+    experiment: Experiment, kind: str, env_steps: int, returns: np.ndarray, cut: int, not_finite: int
+) -> str:
+    """What a person is told of an evaluation during training; `cut` and `not_finite` as `record` has them."""
+    return f"evaluation at {env_steps:,} steps: {score(returns, kind)}{_marks(experiment, cut, not_finite)}"
 
 
-def result_line(experiment: Experiment, kind: str, env_steps: int, updates: int, returns: np.ndarray, cut: int) -> str:
+def result_line(
+    experiment: Experiment, kind: str, env_steps: int, updates: int, returns: np.ndarray, cut: int, not_finite: int
+) -> str:
     """What a person is told of the evaluation at the end."""
     learnt = "" if updates else " and no update"
     told = score(returns, kind, experiment.eval_policy)
-    return f"{experiment.environment} after {env_steps:,} steps{learnt}: {told}{_limit(experiment, cut)}"
+    return f"{experiment.environment} after {env_steps:,} steps{learnt}: {told}{_marks(experiment, cut, not_finite)}"
 
 
-def _limit(experiment: Experiment, cut: int) -> str:
-    return f"; {cut} cut after {experiment.eval_episode_steps:,} steps (Experiment.eval_episode_steps)" if cut else ""
+def _marks(experiment: Experiment, cut: int, not_finite: int) -> str:
+    """What else a person has to know of an evaluation's returns."""
+    limit = f"; {cut} cut after {experiment.eval_episode_steps:,} steps (Experiment.eval_episode_steps)" if cut else ""
+    sound = f"; NO RESULT: in {console.count(not_finite, 'step')} {NOT_FINITE}" if not_finite else ""
+    return limit + sound

@@ -182,17 +182,20 @@ class Loop:
         self._next = (steps // self._experiment.eval_period + 1) * self._experiment.eval_period
         for kind, evaluator in self._evaluators.items():
             returns = evaluator.run(steps)
-            self._record(kind, returns, evaluator.cut)
-            self._status.say(evaluation_line(self._experiment, kind, steps, returns, evaluator.cut))
+            marks = evaluator.cut, evaluator.not_finite
+            self._record(kind, returns, *marks)
+            say = self._status.warn if evaluator.not_finite else self._status.say
+            say(evaluation_line(self._experiment, kind, steps, returns, *marks))
 
     def _test(self) -> None:
         steps = self._env_steps
         for kind, tester in self._testers.items():
             returns = tester.run(steps)
-            self._record(kind, returns, tester.cut)
+            marks = tester.cut, tester.not_finite
+            self._record(kind, returns, *marks)
             version = self._weights.version
             assert version is not None
-            self._status.warn(result_line(self._experiment, kind, steps, version.updates, returns, tester.cut))
+            self._status.warn(result_line(self._experiment, kind, steps, version.updates, returns, *marks))
         if self._videos is not None:
             for video in {(v.part, v.env_steps): v for v in reversed(self._videos.finished)}.values():
                 gif = self._videos.gif(video)
@@ -200,13 +203,14 @@ class Loop:
                     self._summaries.gif("eval", steps, f"video/{video.part}", gif)
         self._flush()
 
-    def _record(self, kind: str, returns: np.ndarray, cut: int) -> None:
+    def _record(self, kind: str, returns: np.ndarray, cut: int, not_finite: int) -> None:
         version = self._weights.version
         assert version is not None
         try:
             steps, updates = version.env_steps, version.updates
             life = {RUN_ID: version.run_id}
-            record(self._folder, self._summaries, self._experiment, kind, steps, updates, returns, cut, **life)
+            marks = cut, not_finite
+            record(self._folder, self._summaries, self._experiment, kind, steps, updates, returns, *marks, **life)
         except OSError as error:
             self._unsaved(f"no result at {version.env_steps:,} steps in the run's folder ({error.strerror})", error)
         self._flush()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from agents.algos.algo import Algo
 
+NOT_FINITE = "Encore: what the policy chooses actions from is not finite (nan or inf): are the states?"
 absl_flags.DEFINE_bool("best", False, "export the network of the best evaluation, in place of the newest")
 absl_flags.DEFINE_string("to", None, "the SavedModel's folder, which must not exist yet")
 
@@ -76,9 +77,12 @@ def unique_names(texts: Sequence[str]) -> list[str]:
 def save(algo: Algo, params: Params, environment: Environment, folder: Path) -> tuple[list[Port], list[Port]]:
     """Writes the greedy policy of `params` to `folder`, with the signature 'serving_default'; returns its ports.
 
-    It takes states [B, ...] as the world behind `environment` gives them, and gives the actions [B, ...] that it takes.
+    It takes states [B, ...] as the world behind `environment` gives them, and gives the actions [B, ...] that it takes;
+    where what it chooses one from is not finite, it raises InvalidArgumentError.
     """
     import tensorflow as tf
+
+    from agents.finite import witness
 
     inputs = ports("observation", environment.observation_spec, environment.own_observation())
     outputs = ports("action", environment.action_spec, environment.own_action())
@@ -90,6 +94,9 @@ def save(algo: Algo, params: Params, environment: Environment, folder: Path) -> 
         action, _, after = algo.select_action(params, observation, core, tf.zeros([2], tf.int32), training=False)
         if any(one is not other for one, other in zip(tree.flatten(core), tree.flatten(after), strict=True)):
             raise UserError("This policy remembers what it saw before: it cannot be exported as a function of a state.")
+        sound = tf.debugging.Assert(tf.math.is_finite(witness(action)), [NOT_FINITE])
+        with tf.control_dependencies([sound]):
+            action = tree.map_structure(tf.identity, action)
         return {port.name: _to_own(leaf, port.own) for port, leaf in zip(outputs, tree.flatten(action), strict=True)}
 
     module: Any = tf.Module()
@@ -146,8 +153,9 @@ def main(argv: list[str]) -> int:
     settings.apply(command.settings)
     import tensorflow as tf
 
-    from agents.algos.algo import networks
+    from agents.algos.algo import acting_variables, networks
     from agents.algos.registry import ALGOS
+    from agents.finite import are_finite
 
     experiment = gin.get_configurable(Experiment)()
     algo = ALGOS.get(experiment.algo)()
@@ -160,6 +168,11 @@ def main(argv: list[str]) -> int:
                 held.read(path).assert_existing_objects_matched().expect_partial()
         except (AssertionError, ValueError) as error:
             raise UserError(f"{unit.path} holds another network than this run's settings make.") from error
+        if not are_finite(acting_variables(params)):
+            other = "the newest" if arguments.best else "the best, with --best"
+            raise UserError(
+                f"The network in {unit.path} holds numbers that are not finite (nan or inf): export {other}."
+            )
         inputs, outputs = save(algo, params, environment, target)
     finally:
         close(environment)

@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags as absl_flags
 
 from binaries import console, flags
+from binaries.evaluation import NOT_FINITE
 from binaries.run_folder import FAULTS, OPERATIVE, RESULTS, RUN, WALL, read_progress
 from pipeline.types import UserError
 
@@ -71,8 +72,9 @@ class Run(NamedTuple):
 
     @property
     def evaluations(self) -> Points:
-        """(environment steps, mean return) of each evaluation."""
-        return [(line["env_steps"], line["mean_return"]) for line in self.results if line["kind"] == "eval"]
+        """(environment steps, mean return) of each evaluation of a policy that was finite."""
+        lines = [line for line in self.results if line["kind"] == "eval" and not line.get("not_finite_steps")]
+        return [(line["env_steps"], line["mean_return"]) for line in lines]
 
     @property
     def test(self) -> dict[str, Any] | None:
@@ -98,12 +100,13 @@ class Group(NamedTuple):
 
     @property
     def scores(self) -> list[float]:
-        """The mean returns of the evaluations at the end."""
-        return [run.test["mean_return"] for run in self.runs if run.test is not None]
+        """The mean returns of the evaluations at the end, of policies that were finite."""
+        tests = [run.test for run in self.runs if run.test is not None]
+        return [test["mean_return"] for test in tests if not test.get("not_finite_steps")]
 
     @property
     def score(self) -> Interval | None:
-        """Of the scores; None where no run has come to its end."""
+        """Of the scores; None where there are none."""
         return iqm(np.array(self.scores)) if self.scores else None
 
 
@@ -374,6 +377,8 @@ def score_rows(one: Group) -> list[list[str]]:
         returned = f"{test['mean_return']:,.1f}"
         if test["episodes"] > 1:
             returned += f" +- {test['std_return']:,.1f}"
+        if test.get("not_finite_steps"):
+            returned += f" (no result: {NOT_FINITE})"
         rows.append(
             [run.seed, f"{test['env_steps']:,}", f"{test['updates']:,}", returned, str(test["episodes"]), played]
         )
@@ -384,7 +389,7 @@ def summary(one: Group) -> str:
     """A group's score in a sentence, which claims no more than so many runs can tell."""
     scores = one.scores
     if one.score is None:
-        return "no run has been tested yet"
+        return "no run has been tested yet" if not any(run.test for run in one.runs) else "no run has a result"
     if len(scores) == 1:
         return f"{scores[0]:,.1f} of one run, which tells nothing of other seeds"
     if len(scores) < ENOUGH:

@@ -206,11 +206,11 @@ class Run:
             self._leave_s = LEAVE_S
         for kind, returns in played.items():
             tester = self._parts.testers[kind]
+            marks = tester.cut, tester.not_finite
             if counts:
-                self._report(kind, returns, tester.cut)
-            self._progress.warn(
-                result_line(self._experiment, kind, self._steps, self._agent.learner.updates, returns, tester.cut)
-            )
+                self._report(kind, returns, *marks)
+            updates = self._agent.learner.updates
+            self._progress.warn(result_line(self._experiment, kind, self._steps, updates, returns, *marks))
         self._show_videos()
         self._flush()
         try:
@@ -244,15 +244,17 @@ class Run:
         self._evaluated_steps = self._steps
         for kind, returns in played.items():
             evaluator = self._parts.evaluators[kind]
-            self._report(kind, returns, evaluator.cut)
-            self._progress.say(evaluation_line(self._experiment, kind, self._steps, returns, evaluator.cut))
-            if kind == "eval" and returns.mean() > self._best_score:
+            marks = evaluator.cut, evaluator.not_finite
+            self._report(kind, returns, *marks)
+            say = self._progress.warn if evaluator.not_finite else self._progress.say
+            say(evaluation_line(self._experiment, kind, self._steps, returns, *marks))
+            if kind == "eval" and not evaluator.not_finite and returns.mean() > self._best_score:
                 self._save_best(float(returns.mean()))
 
-    def _report(self, kind: str, returns: np.ndarray, cut: int) -> None:
+    def _report(self, kind: str, returns: np.ndarray, *marks: int) -> None:
         updates = self._agent.learner.updates
         try:
-            record(self._folder, self._summaries, self._experiment, kind, self._steps, updates, returns, cut)
+            record(self._folder, self._summaries, self._experiment, kind, self._steps, updates, returns, *marks)
         except OSError as error:
             self._unsaved(f"no result at {self._steps:,} steps in the run's folder ({error.strerror})", error)
 

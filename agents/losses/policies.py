@@ -49,6 +49,13 @@ def _counts(action_spec: Nest) -> np.ndarray:
     return np.broadcast_to(action_spec.maximum + 1, action_spec.shape).reshape(-1)
 
 
+class Categorical(tfp.distributions.Categorical):
+    """One whose samples are actions where logits are NaN too: theirs lie beyond the last, which `log_prob` refuses."""
+
+    def _sample_n(self, n: int, seed: Any = None) -> tf.Tensor:
+        return tf.minimum(super()._sample_n(n, seed), self._num_categories() - 1)
+
+
 def distribution(action_spec: Nest, parameters: tf.Tensor) -> Any:
     """The `tfp.distributions` object of actions [B, ...] for `parameters` [B, P] f32.
 
@@ -57,7 +64,7 @@ def distribution(action_spec: Nest, parameters: tf.Tensor) -> Any:
     """
     tfd = tfp.distributions
     if hasattr(action_spec, "num_values"):
-        return tfd.Categorical(parameters)
+        return Categorical(parameters)
     if is_continuous(action_spec):
         mean, log_deviation = tf.split(parameters, 2, axis=-1)
         shape = [-1, *action_spec.shape]
@@ -70,4 +77,4 @@ def distribution(action_spec: Nest, parameters: tf.Tensor) -> Any:
         for part, count in zip(tf.split(parameters, counts, axis=-1), counts, strict=True)
     ]
     stacked = tf.reshape(tf.stack(logits, axis=1), [-1, *action_spec.shape, widest])
-    return tfd.Independent(tfd.Categorical(stacked), len(action_spec.shape))
+    return tfd.Independent(Categorical(stacked), len(action_spec.shape))

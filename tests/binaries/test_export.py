@@ -180,6 +180,18 @@ def test_an_inputs_name_is_the_keys_where_that_can_be() -> None:
         assert export.unique_names(texts) == names
 
 
+def test_what_is_not_finite_gives_an_error_in_place_of_an_action(tmp_path: Path) -> None:
+    environment = make("CartPole-v1")
+    algo = ALGOS.get("dqn")()
+    params = networks(algo, environment.observation_spec, environment.action_spec)
+    export.save(algo, params, environment, tmp_path / "model")
+    policy: Any = tf.saved_model.load(str(tmp_path / "model"))
+    act = policy.signatures["serving_default"]
+    assert act(observation=tf.ones([2, 4]))["action"].shape == [2]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="chooses actions from is not finite"):
+        act(observation=tf.constant([[0.0] * 4, [np.inf] * 4]))
+
+
 @pytest.mark.slow
 def test_a_run_is_exported_from_its_newest_checkpoint_or_from_its_best_network(tmp_path: Path) -> None:
     folder, model = tmp_path / "run", tmp_path / "model"

@@ -39,11 +39,11 @@ def test_other_worlds_have_one(tmp_path: Path) -> None:
 def test_results_are_told_apart(tmp_path: Path) -> None:
     folder, summaries = RunFolder(str(tmp_path), {}), Summaries(tmp_path, 2**31, ["eval"])
     for kind in ("eval", "eval/training_levels"):
-        record(folder, summaries, Experiment(), kind, 10, 1, np.ones(2), 0)
+        record(folder, summaries, Experiment(), kind, 10, 1, np.ones(2), 0, 0)
     text = (tmp_path / "results.jsonl").read_text()
     assert '"kind": "eval"' in text
     assert '"kind": "eval/training_levels"' in text
-    lines = [evaluation_line(Experiment(), kind, 10, np.ones(2), 0) for kind in ("eval", "eval/training_levels")]
+    lines = [evaluation_line(Experiment(), kind, 10, np.ones(2), 0, 0) for kind in ("eval", "eval/training_levels")]
     assert lines == [
         "evaluation at 10 steps: 1.0 +- 0.0 over 2 episodes",
         "evaluation at 10 steps: 1.0 +- 0.0 over 2 episodes of the levels trained on",

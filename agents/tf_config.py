@@ -33,7 +33,7 @@ def learners() -> int:
     if not 0 <= index < counts.get(kind, 0):
         raise UserError(f"{VARIABLE} says that this is {kind} {index}, and its cluster has no such learner: {cluster}.")
     # Those on this machine are reached without a proxy.
-    loopback.exempt(str(at).rpartition(":")[0] for kind in LEARNERS for at in cluster.get(kind, ()))
+    loopback.exempt(str(at).rpartition(":")[0].strip("[]") for kind in LEARNERS for at in cluster.get(kind, ()))
     return sum(counts.values())
 
 

@@ -19,6 +19,7 @@ from binaries.lock import Lock
 from binaries.run_folder import NATIVE_LOG, as_text, check_same_settings
 from binaries.serving import POLL_S
 from binaries.signals import STOPPED, Stop, leave
+from pipeline.addresses import FAMILY, accept_both
 from pipeline.types import UserError
 from servers.checkpoint import Checkpoints
 
@@ -94,7 +95,14 @@ def serve_health(port: int, client: reverb.Client) -> None:
         def log_message(self, format: str, *args: Any) -> None:
             """A probe is no news."""
 
-    server = http.server.ThreadingHTTPServer(("", port), Handler)
+    class Server(http.server.ThreadingHTTPServer):
+        address_family = FAMILY
+
+        def server_bind(self) -> None:
+            accept_both(self.socket)
+            super().server_bind()
+
+    server = Server(("", port), Handler)
     threading.Thread(target=server.serve_forever, daemon=True, name="health").start()
 
 

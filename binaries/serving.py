@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from absl import flags as absl_flags
 
 from binaries.run_folder import check_same_settings
 from pipeline import loopback
+from pipeline.addresses import host_and_port
 from pipeline.envs.closing import end_process
 from pipeline.types import UserError
 from pipeline.waiting import TOLD_AFTER_S, Waiting
@@ -35,12 +35,13 @@ def addresses() -> list[str]:
     if not text:
         raise UserError("No replay server was named: add --replay=HOST:PORT.")
     found = text.split(",")
-    for address in found:
-        if not re.fullmatch(r"[^:\s]+:\d{1,5}", address):
-            raise UserError(f"--replay={text}: '{address}' is not HOST:PORT.")
+    try:
+        hosts = [host_and_port(address)[0] for address in found]
+    except ValueError as error:
+        raise UserError(f"--replay={text}: {error}") from error
     if len(set(found)) < len(found):
         raise UserError(f"--replay={text} names a server twice.")
-    loopback.exempt(address.rpartition(":")[0] for address in found)
+    loopback.exempt(hosts)
     return found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-import re
 import shutil
 import signal
 import socket
@@ -21,6 +20,7 @@ from binaries import flags, network
 from binaries.processes import GRACE_S, die_with
 from binaries.serving import POLL_S
 from binaries.signals import Stop
+from pipeline.addresses import BOTH, FAMILY, host_and_port
 from pipeline.index import ROOT
 from pipeline.types import RunError, UserError
 
@@ -93,9 +93,7 @@ def _server(program: str, folder: Path, port: int, accept: int, private: bool) -
     """The tunnel in front of a replay server at `port`, which nothing else leads to if the network is `private`."""
     try:
         # Opened in the machine's network, and kept in one where there is nothing else.
-        both = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if both else socket.AF_INET
-        listener = socket.create_server(("", accept), family=family, dualstack_ipv6=both)
+        listener = socket.create_server(("", accept), family=FAMILY, dualstack_ipv6=BOTH)
     except OSError as error:
         raise UserError(f"--accept={accept} cannot be opened ({error.strerror}).") from error
     if private and not network.enter_private():
@@ -108,10 +106,10 @@ def _server(program: str, folder: Path, port: int, accept: int, private: bool) -
 
 def _client(program: str, folder: Path, port: int, address: str) -> Stunnel:
     """The tunnel to the replay server at `address`, which is then at localhost:`port`."""
-    host, colon, number = address.rpartition(":")
-    host = host.strip("[]")
-    if not (host and colon and re.fullmatch(r"\d{1,5}", number)):
-        raise UserError(f"--connect: '{address}' is not HOST:PORT.")
+    try:
+        host, number = host_and_port(address)
+    except ValueError as error:
+        raise UserError(f"--connect: {error}") from error
     from servers.ports import check_port
 
     check_port(port)

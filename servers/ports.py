@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 
+from pipeline.addresses import FAMILY, accept_both
 from pipeline.types import UserError
 
 
 def check_port(port: int) -> None:
     """Raises UserError where `port` is in use."""
-    with socket.socket() as probe:
+    with socket.socket(FAMILY) as probe:
+        accept_both(probe)
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
@@ -19,9 +21,10 @@ def check_port(port: int) -> None:
 
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens at."""
-    probes = [socket.socket() for _ in range(count)]
+    probes = [socket.socket(FAMILY) for _ in range(count)]
     try:
         for probe in probes:
+            accept_both(probe)
             probe.bind(("", 0))
         return [probe.getsockname()[1] for probe in probes]
     finally:

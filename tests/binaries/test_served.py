@@ -20,6 +20,7 @@ import reverb
 from binaries.run_folder import read_progress
 from binaries.signals import STOPPED
 from pipeline.index import ROOT
+from pipeline.loopback import is_this_machine
 from servers import reports
 from servers.checkpoint import Checkpoints
 from servers.ports import free_ports
@@ -29,6 +30,8 @@ from tests.limits import LIMIT_S, wait_until
 
 OVERRIDES = "DQN.min_replay_size=300;Learner.updates_per_call=8;Experiment.eval_period=1000;Experiment.log_period=500"
 STEPS = 2_500
+IPV6 = "[::1]" if is_this_machine("::1") else "localhost"
+"""this machine, by IPv6 where it knows that"""
 
 
 def flags(*more: str, steps: int = STEPS) -> list[str]:
@@ -176,7 +179,7 @@ def test_of_two_learners_on_one_server_the_second_is_refused(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_actors_and_learner_take_nothing_that_others_write(tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    command = flags(f"--replay=localhost:{port}", steps=STEPS)
+    command = flags(f"--replay={IPV6}:{port}", steps=STEPS)
     with replay_server(tmp_path / "replay", port) as server:
         client = reverb.Client(f"localhost:{port}")
         with running("binaries.learner", *command, f"--output_dir={tmp_path / 'run'}") as learner:
@@ -259,10 +262,11 @@ def replay_server(folder: Path, port: int, *more: str, steps: int = STEPS) -> It
 def test_a_replay_server_says_how_it_is_and_refuses_other_experiments(tmp_path: Path) -> None:
     port, health = free_ports(1)[0], free_ports(1)[0]
     with replay_server(tmp_path / "replay", port, f"--health_port={health}") as server:
-        with urllib.request.urlopen(f"http://localhost:{health}/healthz", timeout=LIMIT_S) as answer:
-            assert json.loads(answer.read())["experience"] == 0
+        for host in ("127.0.0.1", IPV6):
+            with urllib.request.urlopen(f"http://{host}:{health}/healthz", timeout=LIMIT_S) as answer:
+                assert json.loads(answer.read())["experience"] == 0
         assert "at most " in server.text
-        other = ["--hparam_override=DQN.n_step=2", f"--replay=localhost:{port}"]
+        other = ["--hparam_override=DQN.n_step=2", f"--replay={IPV6}:{port}"]
         learner = run("binaries.learner", *flags(*other, f"--output_dir={tmp_path / 'other'}"))
         actor = run("binaries.actor", *flags(*other))
         for ended in (learner, actor):
@@ -294,6 +298,7 @@ def test_who_finds_nobody_says_so_and_ends(tmp_path: Path) -> None:
     [
         ("learner", ["--output_dir=x"], "No replay server was named: add --replay=HOST:PORT."),
         ("actor", ["--replay=here"], "--replay=here: 'here' is not HOST:PORT."),
+        ("actor", ["--replay=a:1,::1:8000"], "--replay=a:1,::1:8000: '::1:8000' is not HOST:PORT."),
         ("actor", ["--replay=a:1,a:1"], "--replay=a:1,a:1 names a server twice."),
         ("actor", ["--replay=a:1", "--actor_id=3"], "--actor_id=3: with --num_actors=1 it lies in [0, 0]."),
         ("replay_server", ["--checkpoint_dir=x"], "No port was chosen: add --port=PORT"),

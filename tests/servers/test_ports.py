@@ -8,15 +8,18 @@ from collections.abc import Callable
 import pytest
 import reverb
 
+from pipeline.loopback import is_this_machine
 from pipeline.types import UserError
 from servers.ports import check_port
 
 TAKEN = r"Port {} cannot be opened \(Address already in use\): choose another with --port\."
 
 
-@pytest.mark.parametrize("address", ["", "127.0.0.1"], ids=["all interfaces", "this machine only"])
+@pytest.mark.parametrize("address", ["", "127.0.0.1", "::1"], ids=["all interfaces", "this machine only", "by IPv6"])
 def test_a_port_in_use_is_refused(address: str) -> None:
-    with socket.create_server((address, 0)) as listener:
+    if ":" in address and not is_this_machine(address):
+        pytest.skip("This machine has no IPv6.")
+    with socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(UserError, match=TAKEN.format(port)):
             check_port(port)

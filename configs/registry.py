@@ -54,12 +54,12 @@ def _parts(hparams: str) -> list[str]:
     parts: list[str] = []
     while words:
         found = ((n, part) for n in range(len(words), 0, -1) if (part := _part("-".join(words[:n]))))
-        taken, part = next(found, (1, words[0]))
+        taken, part = next(found, (0, words[0]))
         rest = "-".join(words)
-        if part == words[0] and part not in names() and ("/" in rest or ".gin" in rest):
+        if not taken and ("/" in rest or ".gin" in rest):
             raise UserError(f"There is no file '{rest.partition('.gin')[0]}.gin' for --hparams.")
         parts.append(part)
-        words = words[taken:]
+        words = words[max(taken, 1) :]
     return parts
 
 

@@ -147,6 +147,15 @@ class TFAgentAlgo(Algo):
         return agent
 
 
+def check_vector(action_spec: Nest, ranks: tuple[int, ...] = (1,)) -> None:
+    """Raises UserError where real actions have another number of dimensions than `ranks`, which a network gives."""
+    if is_continuous(action_spec) and len(action_spec.shape) not in ranks:
+        raise UserError(
+            f"This network of tf-agents gives a vector, and actions are {described(action_spec)}: choose ppo, ddpg or"
+            " tf_agents_td3, or give the environment a vector."
+        )
+
+
 def agent_of(params: Params) -> TFAgent:
     """The agent among the learner's parameters."""
     model: Any = params.online[GROUP]

@@ -15,7 +15,7 @@ from tf_agents.utils import common
 
 from agents.algos.on_policy import QUEUE, replica_mean
 from agents.algos.registry import ALGOS
-from agents.algos.tf_agents_algo import TFAgentAlgo, adam, agent_of, trajectory
+from agents.algos.tf_agents_algo import TFAgentAlgo, adam, agent_of, check_vector, trajectory
 from pipeline.checks import check_fraction, check_positive
 from pipeline.types import Batch, Data, Nest, Params
 
@@ -97,6 +97,10 @@ class TFAgentsPPO(TFAgentAlgo):
         self._entropy_weight = entropy_weight
         self._value_weight = value_weight
         self._max_gradient_norm = max_gradient_norm
+
+    def check(self, observation_spec: Nest, action_spec: Nest) -> None:
+        super().check(observation_spec, action_spec)
+        check_vector(action_spec, ranks=(0, 1))
 
     def build(self, time_step_spec: TimeStep, action_spec: Nest) -> TFAgent:
         observation_spec = time_step_spec.observation

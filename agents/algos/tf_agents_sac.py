@@ -13,7 +13,7 @@ from tf_agents.trajectories import TimeStep
 from tf_agents.utils import common
 
 from agents.algos.registry import ALGOS
-from agents.algos.tf_agents_algo import TFAgentAlgo
+from agents.algos.tf_agents_algo import TFAgentAlgo, check_vector
 from pipeline.checks import check_fraction, check_positive
 from pipeline.types import Data, Nest
 
@@ -56,6 +56,10 @@ class TFAgentsSAC(TFAgentAlgo):
         self._learning_rate = learning_rate
         self._target_update_period = target_update_period
         self._target_update_rate = target_update_rate
+
+    def check(self, observation_spec: Nest, action_spec: Nest) -> None:
+        super().check(observation_spec, action_spec)
+        check_vector(action_spec)
 
     def build(self, time_step_spec: TimeStep, action_spec: Nest) -> TFAgent:
         observation_spec = time_step_spec.observation

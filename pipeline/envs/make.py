@@ -93,13 +93,21 @@ def has_held_out(name: str) -> bool:
 
 
 def _check_specs(environment: Environment, name: str) -> None:
-    """Raises UserError where specs of a class of one's own hold what rows cannot, or agents do not choose."""
-    for path, leaf in tree.flatten_with_path(environment.observation_spec):
-        if leaf.dtype != narrow(leaf.dtype) or leaf.dtype.kind not in "biuf":
-            within = "".join(f"[{part!r}]" for part in path)
-            raise UserError(
-                f"'{name}' has the observation_spec{within} {leaf}: use np.float32, or integers of at most 32 bits."
+    """Raises UserError where states or actions hold no number, what rows cannot hold, or what agents do not choose."""
+    for kind, spec in (("observation_spec", environment.observation_spec), ("action_spec", environment.action_spec)):
+        leaves = tree.flatten_with_path(spec)
+        for path, leaf in leaves:
+            if leaf.dtype != narrow(leaf.dtype) or leaf.dtype.kind not in "biuf":
+                within = "".join(f"[{part!r}]" for part in path)
+                raise UserError(
+                    f"'{name}' has the {kind}{within} {leaf}: use np.float32, or integers of at most 32 bits."
+                )
+        if not leaves or any(0 in leaf.shape for _, leaf in leaves):
+            what, instead = (
+                ("states", "a constant will do") if kind == "observation_spec" else ("actions", "Discrete(1) will do")
             )
+            shapes = ", ".join(f"{leaf.dtype} {list(leaf.shape)}" for _, leaf in leaves) or "nothing at all"
+            raise UserError(f"'{name}' has {what} without numbers ({shapes}), and agents need one: {instead}.")
     check_choices(environment.action_spec, name)
 
 

@@ -38,8 +38,8 @@ class Actions(NamedTuple):
 def states(space: Any, place: Place) -> States:
     """The translation of states of `space`.
 
-    What a Dict or a Tuple holds that is no array, as a text, is left out and told. Raises UserError where nothing is
-    left.
+    What a Dict or a Tuple holds that is no array of numbers, as a text, is left out and told. Raises UserError where
+    nothing is left.
     """
     kind = _kind(space)
     if kind in ("Dict", "Tuple"):
@@ -120,9 +120,9 @@ def _items(space: Any, kind: str) -> Iterable[tuple[Any, Any]]:
 def _is_supported(space: Any) -> bool:
     """Whether anything in it can be learnt from."""
     kind = _kind(space)
-    return (
-        any(_is_supported(part) for _, part in _items(space, kind)) if kind in ("Dict", "Tuple") else kind is not None
-    )
+    if kind in ("Dict", "Tuple"):
+        return any(_is_supported(part) for _, part in _items(space, kind))
+    return kind is not None and 0 not in space.shape
 
 
 def _nested_states(space: Any, kind: str, place: Place) -> States:
@@ -131,9 +131,10 @@ def _nested_states(space: Any, kind: str, place: Place) -> States:
         if _is_supported(part):
             parts[name] = states(part, place.at(name))
         else:
-            say_once(f"The {place.at(name)} is a {type(part).__name__}, which no network takes: it is left out.")
+            what = f"{type(part).__name__}{'' if _kind(part) is None else ' without numbers'}"
+            say_once(f"The {place.at(name)} is a {what}, which no network takes: it is left out.")
     if not parts:
-        raise UserError(f"The {place} is {space}: nothing in it is {', '.join(KINDS[:3])} or {KINDS[3]}.")
+        raise UserError(f"The {place} is {space}: nothing in it is {', '.join(KINDS[:3])} or {KINDS[3]} with numbers.")
     spec, own, read = ({name: part[i] for name, part in parts.items()} for i in range(3))
     if kind == "Dict":
         return States(spec, own, read_dict(read, place))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,16 @@ def test_names_and_paths_are_joined(
     # Another process of the run works in another folder.
     monkeypatch.chdir("/")
     assert registry.paths(absolute) == expected
+
+
+def test_a_whole_path_without_a_dash_is_a_file() -> None:
+    # pytest's own folders have dashes.
+    with tempfile.TemporaryDirectory(prefix="whole", dir=Path("/tmp")) as folder:
+        file = Path(folder).resolve() / "mine.gin"
+        file.write_text("")
+        assert "-" not in str(file)
+        assert registry.paths(str(file)) == [file]
+        assert registry.absolute(str(file)) == str(file)
 
 
 def test_a_path_from_home_is_a_path(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import sys
 import tempfile
+import threading
 import time
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TextIO
 
+from binaries.logs import MOST_BYTES, Log
+
 LINE_SECONDS = 60.0
 """seconds between two progress lines where they cannot overwrite each other"""
+LIMIT_SECONDS = 5.0
+"""seconds between two looks at a log's size"""
 BAR = 20
 """characters of a bar, at most"""
 SHORTEST_BAR = 8
@@ -67,8 +73,11 @@ class NativeLog:
         sys.stderr.flush()
         self._screen = os.fdopen(os.dup(2), "w", buffering=1)
         self._caught: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the process
+        fcntl.fcntl(self._caught, fcntl.F_SETFL, os.O_APPEND)
         os.dup2(self._caught.fileno(), 2)
         sys.stderr = self._screen
+        self._log: Log | None = None
+        threading.Thread(target=self._limit, daemon=True, name="native log").start()
 
     def keep(self, path: Path) -> None:
         """Appends what was caught, and all that follows, to the file at `path`."""
@@ -76,6 +85,18 @@ class NativeLog:
             os.dup2(log.fileno(), 2)
             self._caught.seek(0)
             log.write(self._caught.read())
+        self._log = Log(path)
+
+    def _limit(self) -> None:
+        """In a thread: what is caught does not fill the disk."""
+        while True:
+            time.sleep(LIMIT_SECONDS)
+            if self._log is not None:
+                said = self._log.limit()
+                if said:
+                    print(f"{ERASE if sys.stdout.isatty() else ''}{said}", flush=True)
+            elif os.fstat(2).st_size > MOST_BYTES:
+                os.ftruncate(2, 0)
 
 
 class Field(NamedTuple):

@@ -70,6 +70,10 @@ class Copies:
                     self._running[copy] = Process("binaries.train", words, self.folder(copy) / OUTPUT)
                 time.sleep(POLL_S)
                 self._collect(status)
+                for process in self._running.values():
+                    said = process.log.limit()
+                    if said:
+                        status.warn(said)
                 if status.due():
                     self._show(status)
         finally:

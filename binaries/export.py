@@ -144,7 +144,7 @@ def main(argv: list[str]) -> int:
     if target.exists():
         raise UserError(f"--to={target} exists already: name a new folder.")
     command = flags.parse([argv[0], *recorded_command(Path(arguments.output_dir))])
-    folder = RunFolder(arguments.output_dir, command.settings)
+    folder = RunFolder(arguments.output_dir, command.settings, writes=False)
     place = folder.best if arguments.best else folder.checkpoints
     unit = Checkpoints(place, command.experiment.kept_checkpoints, warn=print).latest()
     if unit is None:

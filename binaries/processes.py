@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from binaries.logs import Log
 from pipeline.index import ROOT
 
 GRACE_S = 60.0
@@ -28,6 +29,7 @@ class Process:
     def __init__(self, module: str, flags: Sequence[str], output: Path):
         output.parent.mkdir(parents=True, exist_ok=True)
         self.output = output
+        self.log = Log(output)
         parent = os.getpid()
         with output.open("ab") as stream:
             self._process = subprocess.Popen(

@@ -72,10 +72,11 @@ VERSIONS = ("tensorflow", "dm-reverb", "gym", "gymnasium", "numpy", "gin-config"
 class RunFolder:
     """The folder of one run: configuration, TensorBoard, checkpoints, logs, results."""
 
-    def __init__(self, path: str, settings: Mapping[str, Binding], lock: str = "lock"):
+    def __init__(self, path: str, settings: Mapping[str, Binding], lock: str = "lock", writes: bool = True):
         """Checks that a run with `settings` can start or continue at `path`; writes nothing. Raises UserError.
 
-        `lock`: each of the processes that work at one run holds a lock of its own.
+        `lock`: each of the processes that work at one run holds a lock of its own. `writes`: whether it will be written
+        to; else it may lie on a disk that can only be read.
         """
         if not path:
             raise UserError("No folder was chosen for the run: add --output_dir=FOLDER.")
@@ -86,8 +87,9 @@ class RunFolder:
         self._began: float | None = None
         """on the monotonic clock, the run's beginning if it had never been interrupted"""
         self._progress: Mapping[str, float | None] = {}
-        self._check_writable()
-        self._lock = Lock(self.path, "--output_dir", lock)
+        if writes:
+            self._check_writable()
+            self._lock = Lock(self.path, "--output_dir", lock)
         self._check_same_experiment()
 
     @property

@@ -160,6 +160,9 @@ class Workers:
                     if how is not None:
                         status.warn(f"{kept.part.name} {how}; it is started again.")
                         self._run_folder.note_fault(kept.part.name, how)
+                    said = kept.process and kept.process.log.limit()
+                    if said:
+                        status.warn(said)
                 self._run_folder.write_faults()
                 if status.due():
                     self._show(status)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import importlib.metadata
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import binaries.run_folder
 from binaries.experiment import Experiment
 from binaries.run_folder import RunFolder, as_text, is_finished
 from binaries.settings import Binding
@@ -188,6 +190,20 @@ def test_what_a_killed_run_had_reported_is_dropped(folder: RunFolder) -> None:
     folder.drop_results_after(20)
     lines = (folder.path / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["env_steps"] for line in lines] == [10, 20, 20]
+
+
+def test_who_only_reads_may_do_so_where_nothing_can_be_written(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dir: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(binaries.run_folder.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match="cannot be written"):
+        RunFolder(str(folder.path), settings())
+    RunFolder(str(folder.path), settings(), writes=False)
+    with pytest.raises(UserError, match="holds another experiment's run"):
+        RunFolder(str(folder.path), settings(DQN__gamma=0.8), writes=False)
 
 
 def test_a_fault_that_there_is_no_room_for_is_written_later(folder: RunFolder) -> None:

@@ -65,8 +65,10 @@ class NoDataError(LearnerError):
 class Learner:
     """Parameters, targets and optimizers, and the loop that updates them.
 
-    With a replay, `run` draws `updates_per_call` batches and performs as many updates: priorities lag by up to that
-    many. With a queue it draws one rollout for each replica, and performs the updates of all its epochs.
+    With a replay, `run` draws `updates_per_call` batches, performs as many updates, and then writes their priorities.
+    So these are old by up to one call's updates; by up to two calls', where the next draw was in flight already (see
+    `servers.memory.prioritized`). With a queue `run` draws one rollout for each replica, and performs the updates of
+    all its epochs.
     """
 
     def __init__(

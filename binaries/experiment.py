@@ -369,7 +369,12 @@ class Plan:
         )
 
     def connect(
-        self, learner: Learner, addresses: Sequence[str], alive: Sequence[int] = (0,), shares: Shares | None = None
+        self,
+        learner: Learner,
+        addresses: Sequence[str],
+        alive: Sequence[int] = (0,),
+        shares: Shares | None = None,
+        inline: bool = False,
     ) -> None:
         """Lets `learner` read from the replay servers at `addresses` ('host:port'); see `pipeline.dataset.dataset`."""
 
@@ -390,6 +395,7 @@ class Plan:
                 timeout_ms=SAMPLE_TIMEOUT_MS,
                 alive=alive,
                 shares=shares,
+                inline=inline,
             )
 
         learner.connect(make_dataset, addresses, tables.TABLE)
@@ -506,7 +512,7 @@ class Plan:
         server = tables.serve([table], scratch, replay, port)
         address = f"localhost:{server.port}"
         learner = self.learner()
-        self.connect(learner, [address])
+        self.connect(learner, [address], inline=True)
         client = reverb.Client(address)
         actor = self.actor(learner.params, [client], experiment.seed)
         if self._videos is not None:

@@ -74,11 +74,12 @@ def dataset(
     timeout_ms: int,
     alive: Sequence[int] = (0,),
     shares: Shares | None = None,
+    inline: bool = False,
 ) -> tf.data.Dataset:
     """Endless `Draw`s of `batches` batches for one of `replicas` replicas; a draw from a queue is one rollout.
 
     Where there are several `addresses`, `alive` says which of them answer, and `shares` which of those each item is
-    drawn from: its probability is that of its server times that in its table.
+    drawn from: its probability is that of its server times that in its table. `inline`: the server is in this process.
 
     Its iterator ends where a table gives no sample for `timeout_ms`: that is a stall, never the end of the data.
     """
@@ -92,7 +93,7 @@ def dataset(
             table=table,
             dtypes={name: spec.dtype for name, spec in signature.items()},
             shapes={name: spec.shape for name, spec in signature.items()},
-            max_in_flight_samples_per_worker=memory.in_flight(items),
+            max_in_flight_samples_per_worker=memory.in_flight(items, inline),
             num_workers_per_iterator=memory.workers,
             rate_limiter_timeout_ms=timeout_ms,
         )

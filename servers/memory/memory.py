@@ -55,8 +55,12 @@ class Memory:
         ahead = ratio.samples_per_insert * ratio.min_items + ratio.slack
         return reverb.rate_limiters.RateLimiter(ratio.samples_per_insert, 1, -sys.float_info.max, ahead)
 
-    def in_flight(self, draw: int) -> int:
-        """Items that one worker may hold ready, for draws of `draw` items: more would be stale when they are used."""
+    def in_flight(self, draw: int, inline: bool) -> int:
+        """Items that one worker may hold ready, for draws of `draw` items: more would be stale when they are used.
+
+        `inline`: whether the table is in this process, where waiting for an item costs little.
+        """
+        del inline
         return max(1, draw // self.workers)
 
     def weight(self, correction: tf.Tensor, progress: tf.Tensor) -> tf.Tensor:

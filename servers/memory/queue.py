@@ -30,6 +30,6 @@ class Queue(Memory):
         # More rollouts than a learner draws at once would be old when they are learnt from.
         return reverb.rate_limiters.Queue(items if ratio is None else max(1, round(ratio.slack)))
 
-    def in_flight(self, draw: int) -> int:
-        del draw
+    def in_flight(self, draw: int, inline: bool) -> int:
+        del draw, inline
         return 1

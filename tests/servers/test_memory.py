@@ -125,12 +125,19 @@ def test_replays_give_their_windows_again_and_again(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "draw", "in_flight"),
-    [(Uniform(), 32, 32), (Prioritized(), 32, 16), (Prioritized(), 1, 1), (Queue(), 32, 1)],
+    ("memory", "draw", "inline", "in_flight"),
+    [
+        (Uniform(), 32, True, 32),
+        (Prioritized(), 32, True, 16),
+        (Prioritized(), 1024, True, 64),
+        (Prioritized(), 1024, False, 512),
+        (Prioritized(), 1, True, 1),
+        (Queue(), 32, False, 1),
+    ],
 )
-def test_samples_in_flight_make_no_more_than_one_draw(memory: Memory, draw: int, in_flight: int) -> None:
-    assert memory.in_flight(draw) == in_flight
-    assert memory.in_flight(draw) * memory.workers <= max(draw, memory.workers)
+def test_samples_in_flight_make_no_more_than_one_draw(memory: Memory, draw: int, inline: bool, in_flight: int) -> None:
+    assert memory.in_flight(draw, inline) == in_flight
+    assert memory.in_flight(draw, inline) * memory.workers <= max(draw, memory.workers)
 
 
 @pytest.mark.parametrize("name", ["exponent", "beta", "final_beta"])

@@ -551,7 +551,7 @@ class Learner:
         """Which examples each update of a rollout learns from, [updates, size] i32: every epoch shuffles them anew."""
         # The seed itself is the first update's.
         seed = tf.unstack(tf.random.split(self._seeds()))[1]
-        # Whole numbers: floats differ between XLA and its absence.
+        # XLA draws other numbers than its absence does, where the seed is negative: shuffles differ.
         keys = tf.random.stateless_uniform([epochs, examples], seed, -(2**31), 2**31 - 1, tf.int32)
         return tf.reshape(tf.argsort(keys, axis=1), [-1, size])
 

@@ -50,15 +50,19 @@ class Scale:
 class MountainCar:
     """Mountain car: `scale` times the gain in mechanical energy is added to each reward.
 
-    With the algorithm's own discount factor as `gamma` that is potential-based shaping (Ng et al. 1999), which changes
-    no policy's rank: an algorithm that has never met the goal learns nothing from it. With 1 being at high energy is
-    worth something by itself, at most 0.41 a step with the default scale and a discount factor of 0.99, less than the
-    step costs. The energy of a car at position x with velocity v on the hill sin(3 x) / 3, under the environment's
-    gravity of 0.0025, is v^2 / 2 + 0.0025 sin(3 x) / 3, at most 0.0041 above that of rest in the valley.
+    With the algorithm's own discount factor below 1 as `gamma` that is potential-based shaping (Ng et al. 1999), which
+    changes no policy's rank: an algorithm that has never met the goal learns nothing from it. The state in which the
+    task terminates has potential 0 then, or arriving early or fast would earn more (Grzes 2017); one where an episode
+    was truncated keeps its own, because its value is added. With 1 being at high energy is worth something by itself,
+    at most 0.41 a step with the default scale and a discount factor of 0.99, less than the step costs; and so is
+    arriving with it.
+
+    The energy of a car at position x with velocity v on the hill sin(3 x) / 3, under the environment's gravity of
+    0.0025, is v^2 / 2 + 0.0025 sin(3 x) / 3, at most 0.0041 above that of rest in the valley.
     """
 
     def __init__(self, scale: float = 10_000.0, gamma: float = 1.0):
-        """`gamma`: of the energy after a step, against that before it."""
+        """`gamma`: of the energy after a step, against that before it; 1 is no shaping."""
         check_positive("MountainCar", scale=scale, gamma=gamma)
         self._scale = scale
         self._gamma = gamma
@@ -73,6 +77,9 @@ class MountainCar:
         energy = 0.5 * tf.square(velocity) + 0.0025 / 3 * tf.sin(3 * position)
         # 0 at rest in the valley.
         potential = self._scale * (energy + 0.0025 / 3)
-        gain = self._gamma * potential[:, 1:] - potential[:, :-1]
+        after = self._gamma * potential[:, 1:]
+        if self._gamma < 1.0:
+            after = tf.where(steps.discount[:, :-1] == 0.0, 0.0, after)
+        gain = after - potential[:, :-1]
         gain = tf.where(steps.last[:, :-1], 0.0, gain)
         return steps._replace(reward=steps.reward + tf.pad(gain, [[0, 0], [0, 1]]))

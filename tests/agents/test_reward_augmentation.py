@@ -88,6 +88,7 @@ def test_mountain_car_earns_its_gain_in_energy_and_last_rows_earn_nothing(last: 
             expected.append(-1.0)  # the window ends here: its action is not learnt from
         else:
             here, there = (SCALE * (energy(*states[i]) - REST) for i in (t, t + 1))
+            there *= float(steps.discount[0, t])
             expected.append(-1.0 + GAMMA * there - here)
     found = augmented("mountain_car_default", steps, scale=SCALE, gamma=GAMMA)
     np.testing.assert_allclose(found, [expected], rtol=1e-5, atol=1e-6)
@@ -101,6 +102,32 @@ def test_arriving_is_a_gain_too() -> None:
     here, there = (1e4 * (energy(*state) - REST) for state in states)
     found = augmented("mountain_car_default", steps)
     np.testing.assert_allclose(found, [[-1 + there - here, 0.0]], rtol=1e-4)
+
+
+REST_STATE = (-math.pi / 6, 0.0)
+
+
+def shaped_return(actions: int, end: tuple[float, float], terminated: bool, gamma: float = 0.99) -> float:
+    """The discounted sum of an episode from rest in the valley to `end`; where it is truncated, with the end's value.
+
+    A value function that was learnt from shaped rewards is lower by the potential (Ng et al. 1999); the true one is 0.
+    """
+    steps, states = cars([False] * actions + [True])
+    states[0], states[-1] = REST_STATE, end
+    steps = steps._replace(
+        observation=tf.constant([states], tf.float32),
+        discount=tf.constant([[1.0] * (actions - 1) + [float(not terminated), 1.0]]),
+    )
+    rewards = augmented("mountain_car_default", steps, gamma=gamma)[0]
+    value = 0.0 if terminated else -1e4 * (energy(*end) - REST)
+    return float(np.sum(gamma ** np.arange(actions + 1) * rewards) + gamma**actions * value)
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+def test_shaping_keeps_the_rank_of_policies(terminated: bool) -> None:
+    # Slow but early, or fast but late: with a potential at the goal they are -57.3 and -52.3.
+    early, late = shaped_return(100, (0.5, 0.0), terminated), shaped_return(108, (0.5, 0.07), terminated)
+    assert [early, late] == pytest.approx([-63.397, -66.223], abs=0.01)
 
 
 def test_at_rest_in_the_valley_nothing_is_earned() -> None:

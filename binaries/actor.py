@@ -13,7 +13,7 @@ from binaries import console, flags, serving, settings
 from binaries.experiment import Plan
 from binaries.run_folder import as_text
 from binaries.signals import STOPPED, Stop, leave
-from pipeline.types import UserError
+from pipeline.types import Nest, UserError
 from pipeline.waiting import Stopped, Waiting
 from servers.limits import MOST_ACTORS
 
@@ -97,12 +97,7 @@ class Loop:
                 continue
             waiting.over()
             last_state = state
-            action = actor.act(state)
-            if actor.not_finite and not self._has_warned:
-                self._has_warned = True
-                self._say(
-                    f"WARNING: {self._name}: what the policy says is not finite (nan or inf): it takes action 0 then."
-                )
+            action = self._act(state)
             state, reward, done = environment.step(action)
             actor.observe(last_state, action, reward, done, state, self._max_priority)
             turns += 1
@@ -112,6 +107,16 @@ class Loop:
                     self._report(at_once=True)
                 rollouts = actor.items
                 self._pull()
+
+    def _act(self, state: Nest) -> Nest:
+        """The actions for `state`; says once where the policy is not finite."""
+        action = self._actor.act(state)
+        if self._actor.not_finite and not self._has_warned:
+            self._has_warned = True
+            self._say(
+                f"WARNING: {self._name}: what the policy says is not finite (nan or inf): it takes action 0 then."
+            )
+        return action
 
     def end(self) -> None:
         """Sends what is left, if a server still takes it."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from agents.learner import Learner
 from binaries import report
+from binaries.actor import Loop
 from binaries.evaluation import NOT_FINITE
 from servers.checkpoint import Checkpoints
 from tests.binaries.programs import run
@@ -51,6 +54,16 @@ def test_evaluations_and_the_test_are_marked_everywhere(tmp_path: Path, capsys: 
     assert (one.scores, report.summary(one)) == ([], "no run has a result")
     for page in (report.PAGE, report.TABLE):
         assert "no result: " in (tmp_path / page).read_text()
+
+
+def test_an_actor_of_several_says_it_once(capsys: pytest.CaptureFixture[str]) -> None:
+    loop: Any = object.__new__(Loop)
+    loop._name, loop._has_warned = "Actor 3", False
+    loop._actor = SimpleNamespace(act=lambda state: state, not_finite=0)
+    for loop._actor.not_finite in (0, 1, 2):
+        assert loop._act(7) == 7
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("WARNING: Actor 3: what the policy says is not finite")
 
 
 @pytest.mark.slow

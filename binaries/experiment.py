@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import gin
 
+from pipeline import index
 from pipeline.checks import check_positive
 from pipeline.types import UserError
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.envs.environment import Environment
     from pipeline.envs.lanes import Lanes
     from pipeline.envs.recorder import Videos
-    from pipeline.types import Params
+    from pipeline.types import Data, Params
     from pipeline.waiting import Waiting
     from servers.memory.memory import Ratio
 
@@ -191,7 +191,6 @@ class Plan:
         from pipeline.envs.closing import close
         from pipeline.envs.crashes import Crashes
         from pipeline.envs.recorder import check_pictures
-        from servers import tables
         from servers.memory.registry import MEMORIES
 
         self.experiment = experiment = gin.get_configurable(Experiment)()
@@ -220,8 +219,6 @@ class Plan:
             self.algo.check(self.observation_spec, self.action_spec)
             self.rows = make_rows(self.algo, self.observation_spec, self.action_spec)
             check_divides(self.data, self.memory, self.lanes, self.strategy.num_replicas_in_sync)
-            self.replay_bytes = tables.budget(self.data, self.memory, self.rows, self.lanes)
-            tables.check_budget(self.replay_bytes, *self._size_setting())
         except UserError:
             self.close()
             raise
@@ -325,14 +322,39 @@ class Plan:
             block = InProcess(makers, self._stop)
         return Lanes(block, together=True, crashes=self.crashes)
 
+    def budget(self, servers: int = 0) -> int:
+        """Resident bytes that the replay is expected to take in one of `servers` programs of their own; 0: in this one.
+
+        In this one what is learnt from a rollout counts too.
+        """
+        from servers import tables
+
+        replicas = None if servers else self.strategy.num_replicas_in_sync
+        return tables.budget(self._part(servers), self.memory, self.rows, self.lanes, replicas)
+
+    def _check_budget(self, servers: int = 0) -> None:
+        """Raises UserError where there is too little memory for it, with the setting that it grows with."""
+        from servers import tables
+
+        tables.check_budget(self.budget(servers), *self._size_setting())
+
+    def _part(self, servers: int) -> Data:
+        """What one of `servers` replay servers holds of the data; all of it where they are no programs of their own."""
+        return self.data._replace(size=max(1, self.data.size // max(1, servers)))
+
     def _size_setting(self) -> tuple[str, int]:
         """The setting that the replay grows with, and its value."""
-        cls = type(self.algo)
-        if not self.memory.on_policy:
-            return f"{cls.__name__}.replay_size", self.data.size
-        known = inspect.signature(cls).parameters
-        name = "rollout_length" if "rollout_length" in known else "longest_episode"
-        return f"{cls.__name__}.{name}", self.data.window - 1
+        algo = next(entry for entry in index.scan("agents.algos") if entry.name == self.experiment.algo)
+        steps = self.data.window - 1
+        of_rollouts = {"rollout_length": steps, "longest_episode": steps}
+        names = of_rollouts if self.memory.on_policy else {"replay_size": self.data.size}
+        for name, value in names.items():
+            if name in algo.parameters:
+                return f"{algo.class_name}.{name}", value
+        # An algorithm of somebody's own.
+        if self.memory.on_policy:
+            return "Experiment.lanes", self.lanes
+        return f"the size in {algo.class_name}.data", self.data.size
 
     @property
     def windows(self) -> int:
@@ -419,11 +441,11 @@ class Plan:
         from agents.algos.algo import acting_variables
         from servers import identity, reports, tables, variables
 
-        data, ratio = self.data, self.ratio(learner)
-        part = data._replace(size=max(1, data.size // servers))
+        self._check_budget(servers)
+        ratio = self.ratio(learner)
         ratio = ratio._replace(min_items=ratio.min_items / servers)
         return [
-            self.memory.table(tables.TABLE, part, self.lanes, self.signature(), ratio),
+            self.memory.table(tables.TABLE, self._part(servers), self.lanes, self.signature(), ratio),
             variables.table(acting_variables(learner.params)),
             reports.table(),
             *identity.tables(),
@@ -505,6 +527,7 @@ class Plan:
         from agents.agent import Agent
         from servers import tables
 
+        self._check_budget()
         experiment = self.experiment
         if not experiment.exclusive_environment and not self.single:
             self._check_evaluation()

@@ -157,7 +157,7 @@ def main(argv: list[str]) -> int:
     restored = client.server_info(timeout=ANSWER_S)[tables.TABLE].current_size
     print(
         f"Serving {plan.data.memory} replay at port {port} on all interfaces, without authentication:"
-        f" {restored:,} items restored, at most {plan.replay_bytes / shards / 2**20:,.0f} MiB of memory",
+        f" {restored:,} items restored, at most {plan.budget(shards) / 2**20:,.0f} MiB of memory",
         flush=True,
     )
     saved = time.monotonic()

@@ -478,10 +478,13 @@ def _show(reading: settings.Reading, folder: RunFolder, plan: Plan, reach: str) 
     print(f"  everything else has its default: {folder.path / OPERATIVE}")
     print(f"Environment: {origin(plan.experiment.environment)}")
     print(f"Network: {reach}")
-    unit = f"rollouts of {console.count(plan.lanes, 'lane')} x" if plan.memory.on_policy else "windows of"
+    held = f"{plan.data.size:,} windows of"
+    if plan.memory.on_policy:
+        rollouts = console.count(plan.strategy.num_replicas_in_sync, "rollout")
+        held = f"{rollouts} of {console.count(plan.lanes, 'lane')} x"
     print(
-        f"Replay: {plan.data.memory}, {plan.data.size:,} {unit} {plan.data.window} rows of"
-        f" {plan.rows.row_bytes()} bytes: at most {plan.replay_bytes / 2**20:,.0f} MiB of memory",
+        f"Replay: {plan.data.memory}, {held} {plan.data.window} rows of {plan.rows.row_bytes()} bytes: at most"
+        f" {plan.budget() / 2**20:,.0f} MiB of memory{', with what is learnt' if plan.memory.on_policy else ''}",
         flush=True,
     )
 

@@ -24,6 +24,8 @@ OVERHEAD = 1.5
 """resident bytes per byte of rows, measured: keys, chunks and allocator"""
 ITEM_BYTES = 1000
 """resident bytes per item beside its rows, measured: item, chunk headers, priority tree"""
+ROLLOUT_COPIES = 12
+"""resident bytes per byte of a rollout that one process acts in, keeps and learns from, measured: 10 to 14"""
 
 
 def signature(rows: Rows, window: int, lanes: int | None) -> dict[str, tf.TensorSpec]:
@@ -32,8 +34,14 @@ def signature(rows: Rows, window: int, lanes: int | None) -> dict[str, tf.Tensor
     return {name: tf.TensorSpec([*leading, *spec.shape], spec.dtype, name) for name, spec in rows.columns().items()}
 
 
-def budget(data: Data, memory: Memory, rows: Rows, lanes: int) -> int:
-    """Resident bytes that the full table is expected to take."""
+def budget(data: Data, memory: Memory, rows: Rows, lanes: int, replicas: int | None = None) -> int:
+    """Resident bytes that the full table is expected to take.
+
+    `replicas`: of a learner in the same process. It takes a rollout for each of them from a queue as soon as they are
+    there, so that no others are held; what is learnt from them counts too.
+    """
+    if memory.on_policy and replicas is not None:
+        return replicas * lanes * (rows.history + data.window) * rows.row_bytes() * ROLLOUT_COPIES
     items = memory.items(data, lanes)
     windows = items * lanes if memory.blocks else items
     # Large windows share their rows: `period` rows are kept for each of them.
@@ -55,9 +63,12 @@ def check_budget(needed: int, setting: str, value: int) -> None:
     """Raises UserError where `needed` bytes exceed what is free; they grow with `setting`, which is `value`."""
     free = free_memory()
     if needed > free:
+        fit = value * free // needed
+        advice = f"make {setting} smaller, which is {value:,} (at most {fit:,} fit)"
+        if not fit:
+            advice = f"make states smaller, by the environment's settings or a wrapper (no {setting} fits)"
         raise UserError(
-            f"The replay needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free: make {setting}"
-            f" smaller, which is {value:,} (at most {value * free // needed:,} fit)."
+            f"The replay needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free: {advice}."
         )
 
 

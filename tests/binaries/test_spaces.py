@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,8 +70,8 @@ def table() -> list[Row]:
 ROWS = table()
 
 
-def prepare(role: str, text: str, algo: str, continuous: bool = False) -> str:
-    """Applies the settings of `algo` in a world with the space `text`; returns the world's name."""
+def prepare(role: str, text: str, algo: str, continuous: bool = False, more: Sequence[str] = ()) -> str:
+    """Applies the settings of `algo`, and `more`, in a world with the space `text`; returns the world's name."""
     name = "tests.binaries.odd_spaces:World"
     options = {role: text}
     if continuous and role == STATES:
@@ -82,6 +83,7 @@ def prepare(role: str, text: str, algo: str, continuous: bool = False) -> str:
         f"EnvironmentClass.options={options}",
         *SMALL[algo],
         *QUICK,
+        *more,
     ]
     if algo == "ddpg" and action_kind_of(options.get(ACTIONS, "Discrete(2)")) == "discrete":
         overrides.append("DDPG.act_select='epsilon'")

@@ -17,6 +17,7 @@ from pipeline.types import Data, UserError
 from servers import tables
 from servers.memory.memory import Memory
 from servers.memory.prioritized import Prioritized
+from servers.memory.queue import Queue
 from servers.memory.uniform import Uniform
 from tests.pipeline.helpers import SCRIPTS, Stream
 
@@ -51,6 +52,14 @@ def test_the_budget_counts_every_item_and_the_shared_rows_of_large_windows_once(
     rows: Rows, memory: Memory, size: int, period: int, lanes: int, megabytes: float
 ) -> None:
     assert tables.budget(data(size, period=period), memory, rows, lanes) == pytest.approx(megabytes * 1e6)
+
+
+def test_of_a_queue_beside_its_learner_a_rollout_a_replica_is_held_and_learnt_from() -> None:
+    rollout = 3 * 8 * IMAGES.row_bytes()
+    assert tables.budget(data(16, 3), Queue(), IMAGES, 8, replicas=2) == 2 * rollout * tables.ROLLOUT_COPIES
+    assert tables.budget(data(16, 3), Queue(), IMAGES, 8) == 16 * (rollout * tables.OVERHEAD + tables.ITEM_BYTES)
+    # A replay holds what it holds.
+    assert tables.budget(data(16), Uniform(), IMAGES, 8, replicas=2) == tables.budget(data(16), Uniform(), IMAGES, 8)
 
 
 def test_longer_windows_of_the_same_large_rows_take_no_more() -> None:

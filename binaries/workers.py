@@ -5,6 +5,7 @@ Imports no TensorFlow.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -64,7 +65,8 @@ class Kept:
     def look(self, progress: int) -> str | None:
         """Notes whether it ended, and starts it again when it is time; returns how it died, where it just did.
 
-        `progress`: how far the run is. Raises RunError where there is no use in another try.
+        `progress`: how far the run is. Raises RunError where there is no use in another try, and the process' own
+        UserError where it refused what it was given.
         """
         now = time.monotonic()
         if self.done:
@@ -81,6 +83,9 @@ class Kept:
             self.done = True
             return None
         said = self.process.last_line()
+        program = f"{self.part.module.rpartition('.')[2]}: "
+        if code == USER_ERROR and said.startswith(program):
+            raise UserError(said.removeprefix(program))
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}: {said}"
         soon, further = now - self._started < SOON_S, progress > self._furthest
         self._furthest = max(self._furthest, progress)
@@ -145,7 +150,10 @@ class Workers:
         return list(range(first, first + count))
 
     def run(self) -> bool:
-        """Returns whether the training came to its end (False: a signal asked to stop); raises RunError."""
+        """Returns whether the training came to its end (False: a signal asked to stop); raises RunError.
+
+        Raises UserError where one of the processes refuses what it was given.
+        """
         stop = Stop()
         self._lock.take()
         status = console.Status(self._quiet)
@@ -224,7 +232,15 @@ def run(command: Command) -> int:
             f"Network: {reach}",
             flush=True,
         )
-    if not workers.run():
+    is_new = not folder.exists()
+    try:
+        finished = workers.run()
+    except UserError:
+        if is_new and read_progress(folder) is None:
+            # What is refused leaves nothing behind.
+            shutil.rmtree(folder)
+        raise
+    if not finished:
         print("Stopped and saved; the same command goes on from here.")
         return 0
     print((folder / "logs" / "evaluator.log").read_text().strip().splitlines()[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import types
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from binaries.console import Status
 from binaries.experiment import Experiment
 from binaries.flags import Command
 from binaries.workers import FAILURES, Kept, Part, Workers
-from pipeline.types import RunError
+from pipeline.types import RunError, UserError
+from tests.binaries.programs import run
 from tests.limits import LIMIT_S
 
 
@@ -60,8 +62,12 @@ if life == 2:
 
 
 def test_one_that_was_given_what_it_cannot_use_ends_the_run_at_once(tmp_path: Path) -> None:
-    one = kept(tmp_path, "import sys; print('actor: There is no flag --nope.'); sys.exit(2)")
-    with pytest.raises(RunError, match=r"actor_0 ended with status 2: actor: There is no flag --nope\. \(all of it:"):
+    one = kept(tmp_path, "import sys; print('stand_in: There is no flag --nope.'); sys.exit(2)")
+    with pytest.raises(UserError, match=r"^There is no flag --nope\.$"):
+        looks(one)
+    # A status alone is no sentence of ours.
+    one = kept(tmp_path, "import sys; print('of another program'); sys.exit(2)")
+    with pytest.raises(RunError, match=r"actor_0 ended with status 2: of another program \(all of it:"):
         looks(one)
 
 
@@ -122,3 +128,37 @@ def test_they_are_shown_as_one_training(tmp_path: Path, capsys: pytest.CaptureFi
         "500 of 1,000 steps | 250 updates | return 20.0 | 25 steps/s | 12 updates/s | 0:00:20 left"
         " | 0 processes, 0 restarts\n"
     )
+
+
+def test_what_its_processes_refuse_is_said_as_by_one_process_and_leaves_no_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    refused = ["--hparams=ppo_cartpole", "--hparam_override=PPO.batch_size=7", f"--output_dir={folder}", "--quiet"]
+    alone, several = (run("binaries.train", *refused, f"--num_workers={count}") for count in (1, 2))
+    assert alone.code == 2
+    assert re.fullmatch(r"train: batch_size is 7: .*\n", alone.stderr)
+    assert several == alone
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("exists", "begun", "stays"), [(False, False, False), (True, False, True), (False, True, True)]
+)
+def test_a_folder_that_was_there_or_holds_a_run_stays(
+    exists: bool, begun: bool, stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+
+    def refuse(workers: Workers) -> bool:
+        workers._lock.take()
+        if begun:
+            (folder / "progress.json").write_text('{"env_steps": 1, "updates": 0}')
+        raise UserError("no")
+
+    monkeypatch.setattr(Workers, "run", refuse)
+    monkeypatch.setattr(binaries.workers.network, "separate", lambda flags: "")
+    if exists:
+        folder.mkdir()
+    flags = {"port": 0, "shards": 1, "num_workers": 2, "output_dir": str(folder), "quiet": True, "training": True}
+    with pytest.raises(UserError, match="no"):
+        binaries.workers.run(Command({}, Experiment(environment="CartPole-v1"), flags))
+    assert folder.exists() == stays

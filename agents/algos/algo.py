@@ -138,7 +138,10 @@ class Algo(abc.ABC):
         return {}
 
     def distributions(self, params: Params, observation: Nest) -> dict[str, tf.Tensor]:
-        """What TensorBoard shows histograms of, for states [E, ...]: f32 of any shape each."""
+        """What TensorBoard shows histograms of, for states [E, ...]: f32 of any shape each.
+
+        Of those that have a row for each state, the learner says where all rows are one and the same.
+        """
         del params, observation
         return {}
 

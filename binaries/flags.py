@@ -52,6 +52,7 @@ flags.DEFINE_integer("shards", 1, "replay servers that share the replay, where t
 flags.DEFINE_bool(
     "restart_damaged", False, "where all checkpoints are damaged, begin at step 0 again, without the results so far"
 )
+flags.DEFINE_bool("trust_folder", False, "go on from a checkpoint that another user owns: what is pickled in it is run")
 flags.DEFINE_bool(
     "render", False, "show episodes of training and of the test in a window; without a display, record them"
 )
@@ -81,6 +82,7 @@ GROUPS = {
         "record_video",
         "profile",
         "restart_damaged",
+        "trust_folder",
         "quiet",
     ),
     "Where": ("sys", "tpu", "output_dir", "port", "private_network"),

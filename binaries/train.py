@@ -56,8 +56,12 @@ class Run:
         quiet: bool,
         videos: Videos | None,
         profile: Profile | None,
+        trains: bool = True,
     ):
-        """Goes on from `unit`, whose replay contents the server has restored already."""
+        """Goes on from `unit`, whose replay contents the server has restored already.
+
+        Who only tests does not unpickle the episodes under way: whoever wrote them could have run code by that.
+        """
         from binaries.summaries import Summaries
 
         self._parts = parts
@@ -89,7 +93,7 @@ class Run:
         self._state: Nest = None
         """of the environments, where a run resumes in the middle of their episodes"""
         if unit is not None:
-            self._restore(unit)
+            self._restore(unit, trains)
         updates = self._agent.learner.updates
         self._progress = console.Progress(self._experiment.train_steps, self._steps, updates, quiet)
 
@@ -97,7 +101,7 @@ class Run:
     def _steps(self) -> int:
         return self._agent.actor.env_steps
 
-    def _restore(self, unit: Unit) -> None:
+    def _restore(self, unit: Unit, trains: bool) -> None:
         try:
             self._agent.learner.read(unit.path / "learner")
             self._agent.actor.count_from(unit.state)
@@ -109,7 +113,9 @@ class Run:
         # A run of several processes counts them elsewhere.
         self._parts.crashes.count_from(unit.state.get(CRASHES, 0), unit.step)
         episodes = ""
-        if (unit.path / ACTING).exists():
+        if not trains:
+            pass
+        elif (unit.path / ACTING).exists():
             acting = pickle.loads((unit.path / ACTING).read_bytes())
             self._parts.environment.restore(acting["environment"])
             self._state = self._agent.actor.restore(acting["actor"])
@@ -467,6 +473,19 @@ def _few_episodes(command: flags.Command, recorded: bool) -> tuple[flags.Command
     return command, counts
 
 
+def _check_own(acting: Path, folder: Path) -> None:
+    """Raises UserError where another user owns what would be unpickled, or a folder that it lies in."""
+    if not acting.exists():
+        return
+    for path in (acting, acting.parent, acting.parent.parent, folder):
+        owner = path.stat().st_uid
+        if owner != os.geteuid():
+            raise UserError(
+                f"{path} belongs to another user (uid {owner}), and going on from there runs what is pickled in"
+                " the checkpoint: --trust_folder does so; --training=False and ./run export unpickle nothing."
+            )
+
+
 def _show(reading: settings.Reading, folder: RunFolder, plan: Plan, reach: str) -> None:
     """Says what is about to run, and where each setting came from."""
     print(f"{plan.experiment.algo} on {plan.experiment.environment}, in {folder.path}")
@@ -519,6 +538,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"There is no checkpoint in {folder.checkpoints} to test: train first, with the same flags.")
     if training and unit is not None and ACTORS in unit.state:
         raise UserError(f"{folder.path} holds a run of several processes: go on with --num_workers, as before.")
+    if training and unit is not None and not command.flags["trust_folder"]:
+        _check_own(unit.path / ACTING, folder.path)
     videos, window = _viewing(command, folder)
     if training and unit is not None and is_finished(folder.path, command.experiment) and not (videos or window):
         if not (folder.path / report.PAGE).exists():
@@ -555,7 +576,17 @@ def main(argv: list[str]) -> int:
             folder.write(command.flags, operative, reading.held)
         if not quiet:
             _show(reading, folder, plan, reach)
-        run = Run(parts, folder, checkpoints, unit, stop=stop, quiet=quiet, videos=videos, profile=profile)
+        run = Run(
+            parts,
+            folder,
+            checkpoints,
+            unit,
+            stop=stop,
+            quiet=quiet,
+            videos=videos,
+            profile=profile,
+            trains=training,
+        )
         if training:
             run.show_settings_in_tensorboard(operative)
             _warn_of_no_update(parts)

@@ -34,7 +34,7 @@ def test_help_has_a_line_for_each_flag_below_its_group() -> None:
     assert (ended.code, ended.stderr) == (0, "")
     groups = dict(re.findall(r"(?m)^(\w[\w ]+):\n((?:  --.*\n)+)", ended.stdout))
     own = {title: tuple(re.findall(r"(?m)^  --(\w+) +\S", lines)) for title, lines in groups.items()}
-    assert own == {**flags.GROUPS, "This program": ("replay",)}
+    assert own == {**flags.GROUPS, "This program": ("drop_replay", "replay")}
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import random
 import re
 import shutil
@@ -20,8 +21,10 @@ import tensorflow as tf
 from reverb.cc import schema_pb2
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from binaries import train as program
 from binaries.network import OPEN, PRIVATE
 from binaries.run_folder import NATIVE_LOG
+from pipeline.types import UserError
 from servers.checkpoint import Checkpoints, Unit
 from tests.binaries.conftest import Once
 from tests.binaries.programs import Ended, contents, on_screen, run, running
@@ -319,6 +322,71 @@ def test_a_resumed_run_says_where_it_goes_on(finished: tuple[Path, Ended], resum
     step = steps_of(newest(finished[0]))
     assert (ended.code, ended.stderr) == (0, "")
     assert f"Resuming at {step:,} environment steps from {folder}/checkpoints/step-{step:012d}\n" in ended.stdout
+
+
+class Mark:
+    """What makes a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._path,)
+
+
+def plant(folder: Path, mark: Path) -> Path:
+    """A newer checkpoint in `folder` that makes `mark` where somebody unpickles it; returns what is pickled."""
+    checkpoints = Checkpoints(folder / "checkpoints", kept=9, warn=pytest.fail)
+    unit = checkpoints.latest()
+    assert unit is not None
+
+    def write(path: Path) -> None:
+        shutil.copytree(unit.path, path, dirs_exist_ok=True)
+        (path / "manifest.json").unlink()
+        (path / "acting.pickle").write_bytes(pickle.dumps(Mark(mark)))
+
+    return checkpoints.save(unit.step, write, unit.state).path / "acting.pickle"
+
+
+def test_who_only_tests_a_run_unpickles_nothing(finished: tuple[Path, Ended], tmp_path: Path) -> None:
+    folder, mark = tmp_path / "run", tmp_path / "mark"
+    shutil.copytree(finished[0], folder)
+    planted = plant(folder, mark)
+    ended = run("binaries.train", *command(folder, STEPS), "--training=False")
+    assert (ended.code, ended.stderr) == (0, "")
+    assert str(planted.parent) in ended.stdout, "It reads the planted checkpoint."
+    assert not mark.exists()
+
+
+@pytest.mark.slow
+def test_who_only_reads_a_run_unpickles_nothing_and_who_goes_on_does(
+    finished: tuple[Path, Ended], tmp_path: Path
+) -> None:
+    folder, mark = tmp_path / "run", tmp_path / "mark"
+    shutil.copytree(finished[0], folder)
+    plant(folder, mark)
+    for name, words in (
+        ("export", [f"--output_dir={folder}", f"--to={tmp_path / 'policy'}"]),
+        ("report", [str(folder)]),
+    ):
+        ended = run(f"binaries.{name}", *words)
+        assert ended.code == 0, ended.stderr
+        assert not mark.exists(), name
+    run("binaries.train", *command(folder, STEPS + 500))
+    assert mark.exists()
+
+
+def test_a_run_in_a_folder_of_another_user_does_not_go_on_unasked(
+    finished: tuple[Path, Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = newest(finished[0])
+    assert unit is not None
+    acting = unit.path / "acting.pickle"
+    program._check_own(acting, finished[0])
+    monkeypatch.setattr(program.os, "geteuid", lambda: 12_345)
+    with pytest.raises(UserError, match=r"acting\.pickle belongs to another user .* --trust_folder"):
+        program._check_own(acting, finished[0])
+    program._check_own(acting.with_name("none"), finished[0])
 
 
 def test_a_resumed_run_counts_on(finished: tuple[Path, Ended], resumed: tuple[Path, Ended]) -> None:

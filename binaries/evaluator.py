@@ -12,9 +12,9 @@ from absl import flags as absl_flags
 from binaries import console, flags, report, serving, settings
 from binaries.evaluation import evaluation_line, record, result_line, seen_episodes
 from binaries.experiment import Plan
-from binaries.run_folder import NATIVE_LOG, OPERATIVE, RUN_ID, RunFolder, as_text, finished_line
+from binaries.run_folder import NATIVE_LOG, OPERATIVE, RUN_ID, TRAINING_ID, RunFolder, as_text, finished_line
 from binaries.signals import STOPPED, Stop, leave
-from binaries.tally import BEGUN_AT, FINISHED, TRAINING_ID
+from binaries.tally import BEGUN_AT, FINISHED
 from pipeline.envs.recorder import Videos
 from pipeline.types import RunError
 from pipeline.waiting import Stopped, Waiting
@@ -159,6 +159,11 @@ class Loop:
     def _go_on(self, version: Version) -> None:
         """Takes back the results of weights that were lost with an earlier life of the learner."""
         self._run_id = version.run_id
+        own = self._folder.training_id
+        others = {result.get(TRAINING_ID) for result in self._folder.results()} - {None, version.training_id}
+        # The learner writes which training its folder is of before it publishes.
+        if version.training_id and own != version.training_id and (own is not None or others):
+            raise RunError(f"{self._folder.path} holds another training's results: choose another --output_dir.")
         dropped = self._folder.drop_results_after(version.begun_at, version.run_id)
         if dropped:
             self._summaries.drop_after(version.begun_at)
@@ -208,7 +213,7 @@ class Loop:
         assert version is not None
         try:
             steps, updates = version.env_steps, version.updates
-            life = {RUN_ID: version.run_id}
+            life = {TRAINING_ID: version.training_id, RUN_ID: version.run_id}
             marks = cut, not_finite
             record(self._folder, self._summaries, self._experiment, kind, steps, updates, returns, *marks, **life)
         except OSError as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.abc
 import re
+import sys
 from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -129,6 +132,19 @@ def _to_own(leaf: tf.Tensor, own: Own) -> tf.Tensor:
     return tf.minimum(tf.maximum(leaf, tf.constant(own.low, own.dtype)), tf.constant(own.high, own.dtype))
 
 
+class NotFrom(importlib.abc.MetaPathFinder):
+    """Refuses to import what lies in a folder that somebody else may have made."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder.resolve()
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> None:
+        """As Python asks before it imports; leaves to others to find it. Raises ImportError."""
+        spec = PathFinder.find_spec(fullname, path)
+        if spec is not None and spec.origin and Path(spec.origin).resolve().is_relative_to(self._folder):
+            raise ImportError(f"'{fullname}' lies in the run's own folder, and a run's folder is read only")
+
+
 def main(argv: list[str]) -> int:
     flags.take(argv, ("output_dir",))
     arguments = absl_flags.FLAGS
@@ -143,6 +159,8 @@ def main(argv: list[str]) -> int:
         )
     if target.exists():
         raise UserError(f"--to={target} exists already: name a new folder.")
+    # The settings that are read there name modules.
+    sys.meta_path.insert(0, NotFrom(Path(arguments.output_dir).expanduser()))
     command = flags.parse([argv[0], *recorded_command(Path(arguments.output_dir))])
     folder = RunFolder(arguments.output_dir, command.settings, writes=False)
     place = folder.best if arguments.best else folder.checkpoints

@@ -13,9 +13,9 @@ from absl import flags as absl_flags
 from agents.tf_config import VARIABLE, learners
 from binaries import console, flags, serving, settings
 from binaries.experiment import Plan
-from binaries.run_folder import NATIVE_LOG, RUN_ID, RunFolder, as_text
+from binaries.run_folder import NATIVE_LOG, RUN_ID, TRAINING_ID, RunFolder, as_text
 from binaries.signals import STOPPED, Stop, leave
-from binaries.tally import ACTORS, BEGUN_AT, FINISHED, TRAINING_ID, Tally
+from binaries.tally import ACTORS, BEGUN_AT, FINISHED, Tally
 from pipeline.envs.closing import end_process
 from pipeline.types import RunError, UserError
 from pipeline.waiting import Stopped, Waiting
@@ -102,8 +102,8 @@ class Loop:
         self._publisher = Publisher(clients, acting_variables(learner.params))
         self._published = -1
         self._ownership = ownership
-        self._claims: list[int | None] = []
-        """of each server, once it is this learner's: how often one said that it is its own"""
+        self._claims: dict[int, int] = {}
+        """by server that is this learner's: how often one said that it is its own"""
         self._training_id = training_id
         self._tally = Tally()
         self._refused: set[tuple[int, str]] = set()
@@ -113,6 +113,8 @@ class Loop:
             self._restore(unit)
         self._begun_at = self._tally.env_steps
         together = plan.memory.on_policy and not plan.data.whole_episodes
+        self._untold = False
+        """whether a server does not hold what was published last"""
         self._limits = Limits(self._experiment.train_steps, plan.lanes, plan.rollout_steps if together else plan.lanes)
         self._shares_from = 0.0 if unit is None else None
         """the time from which on steps are given out; None until the actors know that this life began"""
@@ -203,11 +205,11 @@ class Loop:
             with self._watchdog.during("asks the replay servers what they hold"):
                 shards.poll()
             self._read_reports(now)
-            if self._chief and any(self._claims) and self._claims != shards.claims:
+            if any(shards.claims(shard) != self._claims[shard] for shard in shards.alive if shard in self._claims):
                 shards.changed = True
             if shards.alive and shards.changed:
                 self._connect()
-            if shards.unpublished() or self._share(now):
+            if shards.unpublished() or self._share(now) or self._untold:
                 self._publish()
         self._watch(now)
         with self._watchdog.during("waits for the other learners", OTHERS):
@@ -265,29 +267,27 @@ class Loop:
         with self._watchdog.during("connects to the replay servers"):
             self._learner.disconnect()
             self._shards.poll()
-            if self._chief and not self._take_servers():
-                return
+            if self._chief:
+                self._take_servers()
             self._shards.begin()
             self._plan.connect(self._learner, self._addresses, self._shards.alive, self._shares)
+        # This life's: actors wait for it to give them steps, and may have nothing to learn from until then.
+        self._publish()
         if len(self._addresses) > 1:
             said = ", ".join(self._addresses[shard] for shard in self._shards.alive)
             self._progress.warn(f"The learner reads from {said}.")
 
-    def _take_servers(self) -> bool:
-        """Returns whether all that answered are this learner's."""
+    def _take_servers(self) -> None:
+        """Makes the servers that answer this learner's; one that is gone meanwhile is asked again later."""
         import reverb
 
-        try:
-            for shard in self._shards.alive:
-                self._ownership.take(self._shards.clients[shard], self._addresses[shard])
-        except RunError:
-            raise
-        except (reverb.ReverbError, RuntimeError):
-            # It is gone again, and asked again.
-            return False
-        self._shards.poll()
-        self._claims = self._shards.claims
-        return True
+        for shard in self._shards.alive:
+            try:
+                self._claims[shard] = self._ownership.take(self._shards.clients[shard], self._addresses[shard])
+            except RunError:
+                raise
+            except (reverb.ReverbError, RuntimeError):
+                self._shards.lose(shard)
 
     def _publish(self, finished: bool = False) -> None:
         if not self._chief:
@@ -306,7 +306,7 @@ class Loop:
             limits=tuple(Limit(*life, made[life], steps) for life, steps in self._limits.limits.items()),
         )
         with self._watchdog.during("sends weights to the replay server"):
-            self._publisher.publish(version, self._shards.alive)
+            self._untold = not self._publisher.publish(version, self._shards.alive)
         self._published = learner.updates
         if self._shares_from is None:
             self._shares_from = time.monotonic() + SETTLE_S

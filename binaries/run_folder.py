@@ -31,8 +31,8 @@ RUN = "run.json"
 OPERATIVE = "operative_config.gin"
 NATIVE_LOG = "native.log"
 RESULTS = "results.jsonl"
-RUN_ID = "run_id"
-"""in a line of results, where learner and evaluator are processes of their own: the learner's life"""
+TRAINING_ID, RUN_ID = "training_id", "run_id"
+"""where learner and evaluator are processes of their own, which training, and which life of its learner"""
 PROGRESS = "progress.json"
 """how far the run is; written every second"""
 WALL = "wall_seconds"
@@ -111,7 +111,7 @@ class RunFolder:
     def training_id(self) -> int | None:
         """Of the training that was begun here last; None: of none that has one."""
         path = self.path / RUN
-        return json.loads(path.read_text()).get("training_id") if path.exists() else None
+        return json.loads(path.read_text()).get(TRAINING_ID) if path.exists() else None
 
     def take(self) -> None:
         """Makes the folder, which belongs to this process until it ends."""
@@ -141,7 +141,7 @@ class RunFolder:
             | {"python": platform.python_version()},
             "git_commit": _git_commit(),
             "environment": _environment(held),
-            "training_id": training_id,
+            TRAINING_ID: training_id,
             # Of a run that an older version began, beginning and length are not known.
             "sessions": [*before.get("sessions", [{}]), {"started": started, "hardware": hardware()}],
         }

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 ACTORS = "actors"
 """where a unit of a run of several processes keeps `Tally.state`"""
-TRAINING_ID, BEGUN_AT = "training_id", "begun_at"
-"""where it says which training it is of, and the step that the learner's life went on from"""
+BEGUN_AT = "begun_at"
+"""where it says which step the learner's life went on from"""
 FINISHED = "finished"
 """where it says whether the training was done"""
 CONNECTED_S = 20.0

@@ -113,14 +113,12 @@ class Run:
         # A run of several processes counts them elsewhere.
         self._parts.crashes.count_from(unit.state.get(CRASHES, 0), unit.step)
         episodes = ""
-        if not trains:
-            pass
-        elif (unit.path / ACTING).exists():
+        if trains and (unit.path / ACTING).exists():
             acting = pickle.loads((unit.path / ACTING).read_bytes())
             self._parts.environment.restore(acting["environment"])
             self._state = self._agent.actor.restore(acting["actor"])
             self._agent.metrics, self._returns = acting["metrics"], acting["returns"]
-        else:
+        elif trains:
             episodes = ", with new episodes: this environment's state cannot be saved"
         if GENERATORS in unit.state:
             generators.restore(unit.state[GENERATORS])

@@ -52,11 +52,13 @@ def write_owner(client: reverb.Client, owner: Owner) -> None:
     _write(client, OWNER, "owner", np.array(owner, np.int64))
 
 
-def read_owner(client: reverb.Client) -> Owner | None:
-    """Whose the server of `client` is; None: nobody's yet."""
-    if not client.server_info(timeout=TIMEOUT_MS // 1000)[OWNER].current_size:
-        return None
-    return Owner(*_read(client, OWNER, "owner").reshape(-1).tolist())
+def read_owner(client: reverb.Client) -> tuple[Owner | None, int]:
+    """Whose the server of `client` is (None: nobody's yet), and how often that was written."""
+    info = client.server_info(timeout=TIMEOUT_MS // 1000)[OWNER]
+    written = info.rate_limiter_info.insert_stats.completed
+    if not info.current_size:
+        return None, written
+    return Owner(*_read(client, OWNER, "owner").reshape(-1).tolist()), written
 
 
 def _table(name: str, signature: dict[str, tf.TensorSpec]) -> reverb.Table:

@@ -27,13 +27,14 @@ class Ownership:
         self._warn = warn
         self._began = False
 
-    def take(self, client: reverb.Client, address: str) -> None:
+    def take(self, client: reverb.Client, address: str) -> int:
         """Makes the server of `client` this learner's; to be called again where somebody else may have done so.
 
+        Returns how often that was done, by whomever: where the server says another number, somebody else has.
         Raises UserError where it is another training's, and RunError where that, or another learner of this training,
         has taken it from this one. A server that does not answer is a ReverbError or a RuntimeError.
         """
-        owner = identity.read_owner(client)
+        owner, written = identity.read_owner(client)
         if owner is not None and owner.training_id != self._own.training_id:
             self._take_from(owner, client, address)
         elif owner is not None and owner[1:] > self._own[1:]:
@@ -42,7 +43,9 @@ class Ownership:
             self._own = self._own._replace(since=owner.since + 1)
         if owner != self._own:
             identity.write_owner(client, self._own)
+            written += 1
         self._began = True
+        return written
 
     def _take_from(self, owner: Owner, client: reverb.Client, address: str) -> None:
         if owner.training_id not in self._dropped:

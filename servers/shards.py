@@ -58,11 +58,6 @@ class Shards:
         return [shard for shard, counts in enumerate(self.counts) if counts is not None]
 
     @property
-    def claims(self) -> list[int | None]:
-        """How often a learner said of each server that it is its own; None where it does not answer."""
-        return [None if counts is None else counts.claims for counts in self.counts]
-
-    @property
     def items(self) -> list[int]:
         """That each server holds."""
         return [0 if counts is None else counts.items for counts in self.counts]
@@ -105,6 +100,16 @@ class Shards:
             if counts.inserted > before.inserted:
                 self._credits[shard] += self._ratio.samples_per_insert * (counts.inserted - before.inserted)
                 self._last_insert = now
+
+    def claims(self, shard: int) -> int | None:
+        """How often a learner said that the server is its own; None where it does not answer."""
+        counts = self.counts[shard]
+        return None if counts is None else counts.claims
+
+    def lose(self, shard: int) -> None:
+        """Takes note that the server does not answer."""
+        self.counts[shard] = None
+        self.changed = True
 
     def begin(self) -> None:
         """Takes the servers' own counts for what was sampled: to be called where iterators are made anew."""

@@ -62,7 +62,7 @@ class MountainCar:
     """
 
     def __init__(self, scale: float = 10_000.0, gamma: float = 1.0):
-        """`gamma`: of the energy after a step, against that before it; 1 is no shaping."""
+        """`gamma`: of the energy after a step, against that before it; with 1 the shaping is not potential-based."""
         check_positive("MountainCar", scale=scale, gamma=gamma)
         self._scale = scale
         self._gamma = gamma

@@ -13,6 +13,7 @@ from binaries import serving, settings
 from binaries.evaluator import Loop
 from binaries.experiment import Plan
 from binaries.run_folder import RunFolder
+from pipeline.types import RunError
 from pipeline.waiting import Stopped
 from servers.variables import Version
 from tests.binaries.units import curve
@@ -22,8 +23,10 @@ PERIOD = "Experiment.eval_period=1000"
 FIRST, SECOND = 5, 6
 
 
-def version(env_steps: int, run_id: int = FIRST, begun_at: int = 0, finished: bool = False) -> Version:
-    return Version(1, run_id, env_steps // 2, begun_at, env_steps, finished, 1.0)
+def version(
+    env_steps: int, run_id: int = FIRST, begun_at: int = 0, finished: bool = False, training_id: int = 1
+) -> Version:
+    return Version(training_id, run_id, env_steps // 2, begun_at, env_steps, finished, 1.0)
 
 
 class Scripted:
@@ -92,3 +95,21 @@ def test_one_that_begins_again_keeps_what_it_found_and_repeats_nothing(evaluate:
     assert evaluate([version(3_000, finished=True)]) == expected
     resumed = [version(3_000, SECOND, 3_000), version(3_500, SECOND, 3_000, finished=True)]
     assert evaluate(resumed) == [*expected, ("eval", 3_500), ("test", 3_500)]
+
+
+def test_results_of_another_training_are_kept_and_its_weights_refused(evaluate: Any, tmp_path: Path) -> None:
+    assert evaluate([version(1_000)]) == [("eval", 1_000)]
+    with pytest.raises(RunError, match="holds another training's results: choose another --output_dir"):
+        evaluate([version(1_000, SECOND, training_id=2)])
+    folder = RunFolder(str(tmp_path), settings.read("dqn_cartpole_uniform", [*SMALL, PERIOD], {}))
+    assert [result["env_steps"] for result in folder.results()] == [1_000]
+
+
+def test_a_training_that_its_learner_begins_anew_in_the_folder_goes_on_there(evaluate: Any, tmp_path: Path) -> None:
+    read = settings.read("dqn_cartpole_uniform", [*SMALL, PERIOD], {})
+    RunFolder(str(tmp_path), read).write({}, "", read, training_id=1)
+    assert evaluate([version(1_000), version(2_050)]) == [("eval", 1_000), ("eval", 2_050)]
+    RunFolder(str(tmp_path), read).write({}, "", read, training_id=2)
+    with pytest.raises(RunError, match="another training's"):
+        evaluate([version(2_050)])
+    assert evaluate([version(1_010, SECOND, training_id=2)]) == [("eval", 1_010)]

@@ -193,6 +193,21 @@ def test_what_is_not_finite_gives_an_error_in_place_of_an_action(tmp_path: Path)
         act(observation=tf.constant([[0.0] * 4, [np.inf] * 4]))
 
 
+def test_code_in_the_runs_own_folder_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, mark = tmp_path / "sent", tmp_path / "mark"
+    folder.mkdir()
+    (folder / "code.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    # As in the folder that someone works in.
+    monkeypatch.syspath_prepend(tmp_path)
+    for flags in ({"env": "sent.code:Env"}, {"import": ["sent.code"]}):
+        record = {"flags": {"hparams": "dqn_cartpole", **flags}, "settings": {}}
+        (folder / "run.json").write_text(json.dumps(record))
+        ended = run("binaries.export", f"--output_dir={folder}", f"--to={tmp_path / 'out'}")
+        assert (ended.code, len(ended.stderr.splitlines())) == (2, 1), ended.stderr
+        assert "'sent.code' lies in the run's own folder" in ended.stderr
+    assert not mark.exists()
+
+
 def read_only(folder: Path) -> list[str]:
     """The words of a program that runs another one, which can only read `folder`."""
     if os.geteuid():

@@ -177,6 +177,34 @@ def test_of_two_learners_on_one_server_the_second_is_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_a_learner_that_goes_on_says_so_though_there_is_nothing_to_learn_from(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    served = flags(f"--replay=localhost:{port}", steps=1_000_000)
+    learn = ["binaries.learner", *served, f"--output_dir={tmp_path / 'run'}"]
+    client = reverb.Client(f"localhost:{port}")
+
+    def life() -> float:
+        """Of the learner whose weights the server holds."""
+        samples: Any = client.sample("variables", emit_timesteps=False, unpack_as_table_signature=True)
+        (data,) = (sample.data for sample in samples)
+        return data["version"][1]
+
+    with replay_server(tmp_path / "replay", port, steps=1_000_000):
+        with running(*learn) as learner, running("binaries.actor", *served) as actor:
+            wait_until(lambda: (read_progress(tmp_path / "run") or {}).get("updates"), "the first updates")
+            actor.process.terminate()
+            actor.process.wait(LIMIT_S)
+            learner.read_until(lambda text: "waits for the replay" in text)
+            learner.process.terminate()
+            learner.read_rest()
+        before = life()
+        with running(*learn) as learner:
+            learner.read_until(lambda text: "Resuming at " in text)
+            # Actors get steps to make from this learner, and none before.
+            wait_until(lambda: life() != before, "the weights of the learner's new life")
+
+
+@pytest.mark.slow
 def test_actors_and_learner_take_nothing_that_others_write(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     command = flags(f"--replay={IPV6}:{port}", steps=STEPS)

@@ -114,32 +114,34 @@ def test_of_two_that_begin_together_one_remains(tmp_path: Path, ours: int) -> No
     server.stop()
 
 
-def test_a_server_that_goes_back_to_an_earlier_life_of_mine_stays_mine(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("before", "left"), [(A, 4), (B, 0)], ids=["an earlier life of mine", "what was dropped"])
+def test_a_server_that_goes_back_to_how_it_was_before_is_mine_again(tmp_path: Path, before: int, left: int) -> None:
     server, client = serve(tmp_path / "new")
-    learner(A, 1).take(client, "here")
+    learner(before, 1).take(client, "here")
     insert(client, 4)
-    contents = Path(client.checkpoint())
-    second = learner(A, 2)
-    second.take(client, "here")
-    contents = contents.rename(tmp_path / "kept")
-    server.stop()
-    server, client = serve(tmp_path / "again", contents)
-    second.take(client, "here")
-    assert identity.read_owner(client) is not None
-    assert client.server_info(timeout=5)[tables.TABLE].current_size == 4
-    server.stop()
-
-
-def test_a_server_that_goes_back_to_what_was_dropped_is_emptied_again(tmp_path: Path) -> None:
-    server, client = serve(tmp_path / "new")
-    learner(B, 1).take(client, "here")
-    insert(client, 4)
-    contents = Path(client.checkpoint())
+    contents = Path(client.checkpoint()).rename(tmp_path / "kept")
     mine = learner(A, 2, B)
     mine.take(client, "here")
-    contents = contents.rename(tmp_path / "kept")
     server.stop()
     server, client = serve(tmp_path / "again", contents)
     mine.take(client, "here")
-    assert client.server_info(timeout=5)[tables.TABLE].current_size == 0
+    assert client.server_info(timeout=5)[tables.TABLE].current_size == left
+    owner, _ = identity.read_owner(client)
+    assert owner is not None
+    assert (owner.training_id, owner.run_id) == (A, 2)
     server.stop()
+
+
+def test_what_a_server_says_shows_that_somebody_else_took_it(tmp_path: Path) -> None:
+    server, client = serve(tmp_path / "new")
+    shards = Shards([client], RATIO)
+    mine = learner(A, 1)
+    taken = mine.take(client, "here")
+    shards.poll()
+    assert shards.claims(0) == taken == mine.take(client, "here")
+    learner(A, 2).take(client, "here")
+    shards.poll()
+    assert shards.claims(0) != taken
+    server.stop()
+    shards.lose(0)
+    assert (shards.alive, shards.claims(0), shards.changed) == ([], None, True)

@@ -47,6 +47,8 @@ LEARNS = "learns, from what the replay server sends"
 OTHERS = "another learner"
 OTHERS_S = 15.0
 """for the other learners to end their turn and to say that they stop too, after a signal"""
+MOST_SAID = 32
+"""reports that were not taken, of which it is said; all are counted"""
 SETTLE_S = 2.0
 """for the actors that live on to say how far they are, before a learner that goes on gives them more steps to make"""
 DRAW_S = 10.0
@@ -328,7 +330,7 @@ class Loop:
                 found, refused = reports.read(clients, self._training_id, self._experiment.train_steps)
             self._tally.take(found)
             self._refused_reports += len(refused)
-            for report in set(refused) - self._refused:
+            for report in list(set(refused) - self._refused)[: MOST_SAID - len(self._refused)]:
                 self._refused.add(report)
                 self._progress.warn(f"WARNING: a report of actor {report.actor} is not taken: {report.reason}.")
                 self._folder.note_fault(f"actor_{report.actor}", f"sent a report that was not taken: {report.reason}")

@@ -9,6 +9,8 @@ import numpy as np
 import reverb
 import tensorflow as tf
 
+from servers.limits import MOST_ACTORS
+
 TABLE = "reports"
 EPISODES = 64
 """that one message has room for"""
@@ -118,8 +120,10 @@ def _report(data: dict[str, np.ndarray], training_id: int, most_steps: int) -> R
         reason = "it is of another training"
     elif min(counts) < 0 or ended < 0:
         reason = "a count is negative"
+    elif report.actor >= MOST_ACTORS or not 0 < report.life < 2**31:
+        reason = "no actor has this number, or this life"
     elif report.env_steps > most_steps:
-        reason = f"it tells of {report.env_steps:,} steps, of {most_steps:,} in all"
+        reason = "it tells of more steps than the training has"
     elif report.episodes > report.env_steps or ended > EPISODES:
         reason = "it tells of more episodes than it can"
     elif not np.isfinite(episodes).all() or (episodes[:, 1] < 1).any():

@@ -10,6 +10,7 @@ import reverb
 
 import servers.reports
 from servers import identity
+from servers.limits import MOST_ACTORS
 from servers.reports import EPISODES, TABLE, Report, Reporter
 from tests.limits import LIMIT_S
 
@@ -75,7 +76,10 @@ def test_a_server_that_is_gone_has_no_messages_and_takes_none() -> None:
         ({"training_id": TRAINING - 1}, "another training"),
         ({"env_steps": -5}, "negative"),
         ({"actor": -1}, "negative"),
-        ({"env_steps": 2**62}, "steps, of 1,000 in all"),
+        ({"actor": MOST_ACTORS}, "no actor has this number"),
+        ({"life": 0}, "no actor has this number"),
+        ({"life": 2**31}, "no actor has this number"),
+        ({"env_steps": 2**62}, "more steps"),
         ({"env_steps": 9, "episodes": 10}, "more episodes"),
         ({"finished": [(float("nan"), 3)]}, "no number"),
         ({"finished": [(1.0, float("inf"))]}, "no number"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import subprocess
@@ -25,7 +26,7 @@ from pipeline.envs.lanes import Lanes
 from pipeline.envs.processes import Processes
 from pipeline.envs.vizdoom import VizDoom
 from pipeline.types import UserError
-from tests.limits import LIMIT_S
+from tests.limits import LIMIT_S, wait_until
 
 vizdoom: Any = pytest.importorskip("vizdoom")
 
@@ -42,14 +43,14 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[P
         folder.mkdir()
     monkeypatch.chdir(here)
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    # Shared memory is the whole machine's: games of other tests' processes come and go in it.
+    # Shared memory is the whole machine's: games of these tests' other processes come and go in it.
     with MACHINE.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         before = shared_memory()
         yield here, temporary
         assert [*here.iterdir(), *temporary.iterdir()] == []
         assert games() == []
-        assert shared_memory() <= before
+        wait_until(lambda: shared_memory() - before <= of_others(), "the games' shared memory to be gone")
 
 
 @pytest.fixture
@@ -73,6 +74,17 @@ def games() -> list[psutil.Process]:
 
 def shared_memory() -> set[Path]:
     return set(Path("/dev/shm").glob("ViZDoom*"))
+
+
+def of_others() -> set[Path]:
+    """What processes hold of shared memory that neither are this one nor were started by it: other tests' games."""
+    own = {process.pid for process in (psutil.Process(), *psutil.Process().children(recursive=True))}
+    held: set[Path] = set()
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid not in own:
+                held |= {Path(area.path) for area in process.memory_maps()}
+    return held
 
 
 def play(environment: VizDoom, action: int, seed: int = 0) -> tuple[list[np.ndarray], list[float], Done]:
